@@ -1,0 +1,8 @@
+//! Orderly life of a process: what is in flight, when to stop, and what the service manager is
+//! told. Every program uses it the same way; it knows neither listeners nor protocols.
+
+mod drain;
+mod systemd;
+
+pub use drain::{Drain, InFlight, Outcome};
+pub use systemd::Notify;

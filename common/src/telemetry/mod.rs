@@ -1,0 +1,4 @@
+//! Logs and metrics in the forms all programs share.
+
+pub mod log_line;
+pub mod metrics;

@@ -1,0 +1,3 @@
+//! Patchbay's coordinator: it registers workers, opens and closes circuits, and tells the workers.
+
+pub mod store;

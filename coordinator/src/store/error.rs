@@ -1,0 +1,54 @@
+//! Why the store could not do what it was asked.
+
+use patchbay_common::id::WorkerId;
+
+/// A refusal or a failure of the store. It carries facts; `error.rs` turns them into HTTP.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The port asked for belongs to another circuit, or lies outside the worker's range.
+    #[error("port {port} of worker {worker} is taken or out of its range")]
+    PortTaken {
+        /// The worker.
+        worker: WorkerId,
+        /// The port asked for.
+        port: u16,
+    },
+    /// The subdomain asked for belongs to another circuit of the same domain.
+    #[error("subdomain {subdomain} is taken")]
+    SubdomainTaken {
+        /// The subdomain asked for.
+        subdomain: String,
+    },
+    /// The worker has no free slot.
+    #[error("worker {0} has no free slot")]
+    WorkerFull(WorkerId),
+    /// There is no such worker, or it is not of the mode the slot asks for.
+    #[error("there is no worker {0}")]
+    NoSuchWorker(WorkerId),
+    /// The database's schema is not one this program knows.
+    #[error("the database is at schema {found}, this program knows {known}: {fix}")]
+    UnknownSchema {
+        /// What was found.
+        found: String,
+        /// What is known.
+        known: String,
+        /// What the operator can do.
+        fix: String,
+    },
+    /// A value in the database cannot be read.
+    #[error("{place} holds a value that cannot be read: {problem}")]
+    Corrupt {
+        /// Table and column, and the row's key.
+        place: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The database did not answer, or failed; trying again may help.
+    #[error("the database failed while {doing}: {cause}")]
+    Failed {
+        /// What was being done.
+        doing: &'static str,
+        /// What the driver said.
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+}

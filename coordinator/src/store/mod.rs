@@ -1,0 +1,114 @@
+//! The store: what is true about workers, tokens and circuits.
+//!
+//! Every change to a worker's circuits commits three things together: the rows, the worker's next
+//! generation, and the event that tells of it (the outbox, which is also the log that workers
+//! resume from). Slots are unique by a constraint of the database, never by looking first. This
+//! room refuses to choose workers, to publish, and to know HTTP; `circuits`, `registry` and
+//! `publish` call it.
+
+mod error;
+mod model;
+pub mod postgres;
+pub mod sqlite;
+
+#[cfg(test)]
+mod contract;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use patchbay_common::circuit::Circuit;
+use patchbay_common::id::{CircuitId, TokenId, WorkerId};
+use patchbay_common::worker::{Registration, Worker};
+
+pub use error::StoreError;
+pub use model::{
+    Closed, LoggedEvent, NewCircuit, Opened, Reuse, SessionToken, SlotWish, WorkerCircuits,
+};
+
+/// Shorthand of this room.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// What the coordinator keeps. Two implementations, one test-suite (`contract`).
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Brings the schema to the version this program knows.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownSchema`] for a database of a later or foreign version, which is left
+    /// untouched.
+    async fn migrate(&self) -> Result<()>;
+
+    /// Answers if the store does.
+    async fn ping(&self) -> Result<()>;
+
+    // Tokens
+
+    /// Keeps a token.
+    async fn add_token(&self, token: &SessionToken) -> Result<()>;
+    /// The token of this id.
+    async fn token(&self, id: TokenId) -> Result<Option<SessionToken>>;
+
+    // Workers
+
+    /// Adds or updates the worker of this authority and marks it alive. `nodes` grows by one,
+    /// unless the registration names a node that is counted already.
+    async fn register_worker(&self, registration: &Registration) -> Result<Worker>;
+    /// A sign of life: `updated_at` is now, the worker is alive.
+    async fn heartbeat(&self, id: WorkerId) -> Result<Option<Worker>>;
+    /// One node (by name, where it gave one) says good-bye; the worker is lost when it was the
+    /// last. The row and its circuits stay.
+    async fn leave_worker(&self, id: WorkerId, node: Option<&str>) -> Result<Option<Worker>>;
+    /// The worker of this id.
+    async fn worker(&self, id: WorkerId) -> Result<Option<Worker>>;
+    /// The worker of this name.
+    async fn worker_by_authority(&self, authority: &str) -> Result<Option<Worker>>;
+    /// All workers, by authority.
+    async fn workers(&self) -> Result<Vec<Worker>>;
+    /// Marks alive workers without a sign of life since `silent_since` as lost; answers with
+    /// those it marked.
+    async fn mark_lost(&self, silent_since: DateTime<Utc>) -> Result<Vec<Worker>>;
+
+    // Circuits
+
+    /// Opens a circuit on a worker, or answers with one that can be reused, in one transaction.
+    ///
+    /// # Errors
+    /// [`StoreError::PortTaken`], [`StoreError::SubdomainTaken`], [`StoreError::WorkerFull`],
+    /// [`StoreError::NoSuchWorker`].
+    async fn open_circuit(&self, new: &NewCircuit) -> Result<Opened>;
+    /// A circuit that a request can share instead of opening its own.
+    async fn reusable_circuit(&self, reuse: &Reuse) -> Result<Option<Opened>>;
+    /// Closes a circuit; `None` if there is none of this id.
+    async fn close_circuit(
+        &self,
+        id: CircuitId,
+        request_id: Option<&str>,
+    ) -> Result<Option<Closed>>;
+    /// The circuit of this id.
+    async fn circuit(&self, id: CircuitId) -> Result<Option<Circuit>>;
+    /// A worker's circuits and the generation they add up to, as of one moment.
+    async fn worker_circuits(&self, id: WorkerId) -> Result<Option<WorkerCircuits>>;
+
+    // Generations and events
+
+    /// The worker's generation: how many changes its circuits have seen.
+    async fn generation(&self, worker: WorkerId) -> Result<u64>;
+    /// The events after a generation, oldest first, at most `limit`. `None` if the log no longer
+    /// reaches back that far: the worker has to fetch everything.
+    async fn events_after(
+        &self,
+        worker: WorkerId,
+        generation: u64,
+        limit: usize,
+    ) -> Result<Option<Vec<LoggedEvent>>>;
+    /// Events committed before `before` and not yet published, oldest first, at most `limit`.
+    async fn unpublished(&self, before: DateTime<Utc>, limit: usize) -> Result<Vec<LoggedEvent>>;
+    /// Notes that these events were published.
+    async fn mark_published(&self, events: &[(WorkerId, u64)]) -> Result<()>;
+    /// Notes that a worker serves everything up to a generation. Never goes back.
+    async fn acknowledge(&self, worker: WorkerId, generation: u64) -> Result<()>;
+    /// The highest generation the worker acknowledged; 0 if none.
+    async fn acknowledged(&self, worker: WorkerId) -> Result<u64>;
+    /// Forgets published events committed before `before`; answers how many.
+    async fn prune_events(&self, before: DateTime<Utc>) -> Result<u64>;
+}

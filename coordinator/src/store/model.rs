@@ -1,0 +1,146 @@
+//! What goes into the store and comes out of it, beyond the nouns of `patchbay-common`.
+
+use chrono::{DateTime, Utc};
+use patchbay_common::circuit::{AppMode, Circuit, Protocol};
+use patchbay_common::event::CircuitEvent;
+use patchbay_common::id::{CircuitId, EndpointId, ProjectId, SessionId, TokenId, UserId, WorkerId};
+use patchbay_common::route::Route;
+use patchbay_common::worker::Worker;
+
+/// A row of `tokens`: the credential to open one session's apps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionToken {
+    /// Its key, which is the token itself.
+    pub id: TokenId,
+    /// The opener's login session, where the Manager passes it.
+    pub login_session_token: Option<String>,
+    /// Host of the session's kernel.
+    pub kernel_host: String,
+    /// Port of the app on that host.
+    pub kernel_port: u16,
+    /// The session.
+    pub session_id: SessionId,
+    /// Its owner.
+    pub user: UserId,
+    /// Its project.
+    pub project: ProjectId,
+    /// The owner's access key.
+    pub access_key: String,
+    /// The owner's domain.
+    pub domain_name: String,
+}
+
+/// The slot a new circuit asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SlotWish {
+    /// Any free port of the worker.
+    AnyPort,
+    /// This port and no other.
+    Port(u16),
+    /// This subdomain (normalised, lower case) and no other.
+    Subdomain(String),
+}
+
+/// A circuit to be opened.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewCircuit {
+    /// Its key.
+    pub id: CircuitId,
+    /// The worker to open it on.
+    pub worker: WorkerId,
+    /// The slot it asks for.
+    pub slot: SlotWish,
+    /// App or service name.
+    pub app: Option<String>,
+    /// What it carries.
+    pub protocol: Protocol,
+    /// Interactive or inference.
+    pub app_mode: AppMode,
+    /// Kept, not interpreted.
+    pub envs: serde_json::Map<String, serde_json::Value>,
+    /// Kept, not interpreted.
+    pub arguments: Option<String>,
+    /// No credential asked.
+    pub open_to_public: bool,
+    /// Networks allowed to use it.
+    pub allowed_client_ips: Option<String>,
+    /// Its owner.
+    pub user_id: Option<UserId>,
+    /// The endpoint it serves.
+    pub endpoint_id: Option<EndpointId>,
+    /// Free text.
+    pub runtime_variant: Option<String>,
+    /// Where its requests may go.
+    pub routes: Vec<Route>,
+    /// The sessions it is for.
+    pub session_ids: Vec<SessionId>,
+    /// Id of the request that opens it.
+    pub origin_request_id: Option<String>,
+    /// If set, a circuit that matches is answered instead of opening one. Checked inside the
+    /// transaction, so that two openers at once share one circuit.
+    pub reuse: Option<Reuse>,
+}
+
+/// What has to be equal for a circuit to be shared (contract/rest-coordinator.md §7,
+/// `/v2/proxy/auth` step 3). Circuits of lost workers are passed over (pitfalls.md B8).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reuse {
+    /// One of the circuit's sessions.
+    pub session: SessionId,
+    /// Its app.
+    pub app: Option<String>,
+    /// What it carries.
+    pub protocol: Protocol,
+    /// Whether it asks for a credential.
+    pub open_to_public: bool,
+    /// Its networks; absent matches absent only.
+    pub allowed_client_ips: Option<String>,
+}
+
+/// The answer to an opening.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Opened {
+    /// The circuit.
+    pub circuit: Circuit,
+    /// Its worker.
+    pub worker: Worker,
+    /// The worker's generation with the circuit in it.
+    pub generation: u64,
+    /// It was there before.
+    pub reused: bool,
+}
+
+/// The answer to a closing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Closed {
+    /// The circuit as it was.
+    pub circuit: Circuit,
+    /// Name of its worker.
+    pub authority: String,
+    /// The worker's generation without it.
+    pub generation: u64,
+}
+
+/// A worker's circuits as of one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkerCircuits {
+    /// All of them.
+    pub circuits: Vec<Circuit>,
+    /// The generation they add up to.
+    pub generation: u64,
+}
+
+/// A committed event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoggedEvent {
+    /// The worker concerned.
+    pub worker: WorkerId,
+    /// Its generation after the change.
+    pub generation: u64,
+    /// The change.
+    pub event: CircuitEvent,
+    /// Id of the request that caused it.
+    pub request_id: Option<String>,
+    /// When it was committed.
+    pub created_at: DateTime<Utc>,
+}
