@@ -46,6 +46,11 @@ pub struct Head<'a> {
 }
 
 impl Head<'_> {
+    /// The target's path, without its query.
+    pub fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or(self.target)
+    }
+
     /// The host asked for: the target's authority, else `Host`.
     pub fn host(&self) -> Option<&str> {
         self.authority

@@ -1,6 +1,5 @@
 //! Heads that could mean one thing to us and another to the app are refused (RFC 9112 §3, §6;
-//! pingora-notes.md, "Requests it lets through"). Bare line feeds are refused by `frontend`,
-//! which sees the bytes.
+//! pingora-notes.md, "Requests it lets through").
 
 use super::Head;
 use crate::error::Refusal;
@@ -23,6 +22,22 @@ pub(super) fn inspect(head: &Head<'_>) -> Result<(), Refusal> {
         _ => return Err(Refusal::BadRequest("more than one Host")),
     }
     if head.target.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
+        return Err(Refusal::BadRequest("white space in the target"));
+    }
+    Ok(())
+}
+
+/// The head's bytes: lines end in CR LF, and the request line has exactly three words.
+pub(super) fn inspect_bytes(raw: &[u8]) -> Result<(), Refusal> {
+    let mut previous = 0;
+    for &byte in raw {
+        if byte == b'\n' && previous != b'\r' {
+            return Err(Refusal::BadRequest("a line ends without a carriage return"));
+        }
+        previous = byte;
+    }
+    let line = raw.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    if line.iter().filter(|byte| **byte == b' ').count() != 2 {
         return Err(Refusal::BadRequest("white space in the target"));
     }
     Ok(())

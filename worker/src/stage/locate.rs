@@ -34,7 +34,8 @@ pub(super) fn domain(frontend: &Frontend) -> Option<String> {
     }
 }
 
-pub(super) fn port_offset(frontend: &Frontend) -> i32 {
+/// What is added to a bound port to get the port circuits name (contract/pitfalls.md A25).
+pub fn port_offset(frontend: &Frontend) -> i32 {
     match frontend {
         Frontend::Port {
             range,

@@ -31,7 +31,7 @@ pub use client_ip::Client;
 pub use cors::Preflight;
 pub use forwarded::is_hop_by_hop;
 pub use head::{Head, HeaderLookup, HeaderSink};
-pub use locate::Place;
+pub use locate::{Place, port_offset};
 
 /// What the stages decide by; the same for all requests.
 #[derive(Debug)]
@@ -128,11 +128,13 @@ impl Stages {
         }
     }
 
-    /// What is wrong with the head itself, if anything (RFC 9112; pingora-notes.md).
+    /// What is wrong with the head itself, if anything (RFC 9112; pingora-notes.md). `raw` is the
+    /// head as it came, where it came as HTTP/1.
     ///
     /// # Errors
     /// [`Refusal::BadRequest`].
-    pub fn inspect(&self, head: &Head<'_>) -> Result<(), Refusal> {
+    pub fn inspect(&self, head: &Head<'_>, raw: Option<&[u8]>) -> Result<(), Refusal> {
+        raw.map_or(Ok(()), hygiene::inspect_bytes)?;
         hygiene::inspect(head)
     }
 
