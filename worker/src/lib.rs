@@ -1,5 +1,6 @@
 //! Patchbay's worker: the data plane that carries client traffic over circuits.
 
 pub mod config;
+pub mod sync;
 pub mod table;
 pub mod upstream;
