@@ -5,6 +5,10 @@
 //! the table holds every change (`known`), which later ones it holds as well (two coordinators on
 //! one Redis do not publish in order), and the highest number anybody has named. From these it
 //! tells whether something is missing. It does no work itself, so all of it can be tested.
+//!
+//! One thing makes this less simple than counting: a circuit that is opened again is announced
+//! again, under the number of the latest change, which may have been quite another. Such a message
+//! must not stand for the change it is numbered like. It is told by its circuits being known.
 
 use std::collections::BTreeMap;
 
@@ -49,11 +53,31 @@ pub(super) struct Ledger {
     authority: String,
     known: Option<u64>,
     /// Changes beyond `known` that the table has, with the circuits they touch.
-    ahead: BTreeMap<u64, Vec<CircuitId>>,
+    ahead: BTreeMap<u64, Touch>,
     told: Option<u64>,
     unnumbered: bool,
     doubt: bool,
     fetch: Option<Fetch>,
+}
+
+/// Which circuits a change is about, and whether it says that it made them.
+#[derive(Debug, PartialEq)]
+struct Touch {
+    created: bool,
+    circuits: Vec<CircuitId>,
+}
+
+impl Touch {
+    fn of(change: &Change) -> Self {
+        Self {
+            created: matches!(change, Change::Created(_)),
+            circuits: touched(change),
+        }
+    }
+
+    fn shares(&self, other: &Self) -> bool {
+        self.circuits.iter().any(|id| other.circuits.contains(id))
+    }
 }
 
 /// What was heard while a fetch is under way: its answer may be older or newer.
@@ -136,26 +160,38 @@ impl Ledger {
             self.doubt = true;
             return self.apply(Some(generation), change.clone());
         };
-        if generation > known && !self.ahead.contains_key(&generation) {
+        let again = matches!(change, Change::Created(_)) && touched(change).into_iter().all(has);
+        if generation > known {
             self.hear(Some(generation));
-            let change = self.unless_touched_later(generation, change);
-            self.record(generation, touched(&change));
-            return self.apply(Some(generation), change);
         }
-        match change {
-            Change::Created(circuits) if circuits.iter().all(|circuit| has(circuit.id)) => {
-                if generation == known && self.ahead.is_empty() {
-                    // Announced again because somebody opened it again: it is the latest state.
-                    self.apply(Some(generation), change.clone())
-                } else {
-                    Step::Acknowledge
-                }
-            }
-            Change::Created(_) => {
-                self.doubt = true;
-                Step::AwaitFetch
-            }
-            _ => Step::Ignore,
+        if again {
+            let present = generation >= known && self.ahead.range(generation..).next().is_none();
+            return if present {
+                self.apply(Some(generation), change.clone())
+            } else {
+                Step::Acknowledge
+            };
+        }
+        if generation <= known || self.ahead.contains_key(&generation) {
+            return self.weigh_again(generation, change);
+        }
+        let narrowed = self.unless_touched_later(generation, change);
+        self.record(generation, Touch::of(change));
+        self.apply(Some(generation), narrowed)
+    }
+
+    /// Decides about a change whose number the table holds already.
+    fn weigh_again(&mut self, generation: u64, change: &Change) -> Step {
+        let taken = self.ahead.get(&generation);
+        if taken.is_some_and(|taken| *taken != Touch::of(change)) {
+            // Two changes of one number: an announcement stood for the change.
+            self.doubt = true;
+        }
+        if matches!(change, Change::Created(_)) {
+            self.doubt = true;
+            Step::AwaitFetch
+        } else {
+            Step::Ignore
         }
     }
 
@@ -193,8 +229,10 @@ impl Ledger {
             if number.is_some() && number <= generation {
                 continue;
             }
-            if let (Some(number), true) = (number, generation.is_some()) {
-                self.record(number, touched(&change));
+            let again = matches!(change, Change::Created(_))
+                && touched(&change).iter().all(|id| circuits.contains_key(id));
+            if let (Some(number), Some(_), false) = (number, generation, again) {
+                self.record(number, Touch::of(&change));
             }
             overlay(&mut circuits, change);
         }
@@ -217,7 +255,7 @@ impl Ledger {
         let later = |id: CircuitId| {
             self.ahead
                 .range(generation..)
-                .any(|(_, touched)| touched.contains(&id))
+                .any(|(_, touch)| touch.circuits.contains(&id))
         };
         let rest = |circuits: &[Circuit]| {
             let rest = circuits.iter().filter(|one| !later(one.id));
@@ -232,12 +270,18 @@ impl Ledger {
         }
     }
 
-    fn record(&mut self, generation: u64, touched: Vec<CircuitId>) {
+    fn record(&mut self, generation: u64, touch: Touch) {
         if self.ahead.len() >= REMEMBERED {
             self.doubt = true;
             return;
         }
-        self.ahead.insert(generation, touched);
+        if touch.created {
+            // A circuit is made once: what said so under a later number only announced it again.
+            self.ahead.retain(|number, later| {
+                !(*number > generation && later.created && later.shares(&touch))
+            });
+        }
+        self.ahead.insert(generation, touch);
         while let (Some(known), Some(next)) = (self.known, self.ahead.first_entry()) {
             if *next.key() > known.saturating_add(1) {
                 break;
