@@ -2,7 +2,10 @@
 
 pub mod access_log;
 pub mod config;
+pub mod context;
 pub mod error;
 pub mod stage;
+pub mod stream;
+pub mod sync;
 pub mod table;
 pub mod upstream;
