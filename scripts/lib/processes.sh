@@ -16,25 +16,39 @@ for each in held:
 PYTHON
 }
 
-# Succeeds where nothing listens on any of the given ports.
-ports_are_free() {
+# free_block WANTED COUNT: prints the first of COUNT neighbouring free ports, WANTED if it can be.
+# Searched below the range the system hands out on its own, so that they stay free.
+free_block() {
     python3 - "$@" <<'PYTHON'
-import socket, sys
-for port in sys.argv[1:]:
+import itertools, random, socket, sys
+
+def free(port):
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("0.0.0.0", int(port)))
+            probe.bind(("0.0.0.0", port))
         except OSError:
-            sys.exit(1)
+            return False
+    return True
+
+wanted, count = map(int, sys.argv[1:])
+tries = (random.randrange(12000, 30000) for _ in range(1000))
+for first in itertools.chain([wanted], tries):
+    if all(free(port) for port in range(first, first + count)):
+        print(first)
+        break
+else:
+    sys.exit("no free ports")
 PYTHON
 }
 
-# start LOG PROGRAM ARGUMENT… : runs it in the background; its id is in STARTED_PID.
+# start LOG PROGRAM ARGUMENT… : runs it in the background; its id is in STARTED_PID. It has a session
+# of its own, so that Ctrl-C reaches only the script, which then ends it in order; and it ends with
+# the script even where that is killed.
 start() {
     local log=$1
     shift
-    "$@" >>"$log" 2>&1 &
+    setpriv --pdeathsig TERM setsid "$@" >>"$log" 2>&1 </dev/null &
     STARTED_PID=$!
     STARTED+=("$STARTED_PID")
 }
