@@ -2,7 +2,21 @@
 # A coordinator and a worker of one's own, configured in a folder, and a circuit opened the way the
 # Manager opens one. Source console.sh and processes.sh first.
 #
-# The caller sets PROGRAMS (the folder of the built programs) and RUN (the folder to run in).
+# The caller sets RUN (the folder to run in), REQUEST_ID (of what is opened) and, if it likes,
+# WORKER_COMMAND (what the worker runs under, such as taskset).
+
+WORKER_COMMAND=()
+
+# build_programs PROFILE [ARGUMENT…]: all programs with the demo app, from one selection of packages,
+# so that the quickstart and the benchmarks share their builds; sets PROGRAMS.
+build_programs() {
+    local profile=$1
+    shift
+    step "Building the programs ($profile; the first time takes some minutes)"
+    cargo build --profile "$profile" --locked --bins \
+        -p patchbay-coordinator -p patchbay-worker -p patchbay-agent -p patchbay-tests "$@"
+    PROGRAMS=${CARGO_TARGET_DIR:-$ROOT/target}/${profile/dev/debug}
+}
 
 random_secret() { python3 -c 'import secrets; print(secrets.token_urlsafe(32))'; }
 random_uuid() { cat /proc/sys/kernel/random/uuid; }
@@ -89,7 +103,7 @@ start_coordinator() {
 
 # The same for the worker, with WORKER_PID.
 start_worker() {
-    start "$RUN/worker.log" "$PROGRAMS/patchbay-worker" --config "$RUN/worker.toml"
+    start "$RUN/worker.log" "${WORKER_COMMAND[@]}" "$PROGRAMS/patchbay-worker" --config "$RUN/worker.toml"
     WORKER_PID=$STARTED_PID
     wait_until 20 "$WORKER_PID" answers "$WORKER/health/readyz" ||
         fail_with_logs "the worker did not become ready"
