@@ -124,6 +124,15 @@ def start(command, port, log, cpu, environment=None):
     return process
 
 
+def end(process):
+    """Waits a little for a process that was asked to end, then insists."""
+    try:
+        process.wait(2)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def load(target, path, connections, headers, seconds, folder):
     command = ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{seconds}s",
                "-s", str(folder / "report.lua")]
@@ -156,10 +165,15 @@ def measure(given, targets, writer):
                     round(got["p50"], 3), round(got["p99"], 3), got["errors"]]))
                 writer.writerow(row)
                 rows[name, target.name].append(row)
-            print(f"\r  {title}: round {number + 1} of {given.rounds}", end="", file=sys.stderr)
-        print("\r\033[K", end="", file=sys.stderr)
+            progress(f"  {title}: round {number + 1} of {given.rounds}")
+        progress("")
         table(title, [rows[name, target.name] for target in targets])
     return any(row["errors"] for some in rows.values() for row in some)
+
+
+def progress(text):
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def median(rows, field):
@@ -216,7 +230,7 @@ def main():
         for process in reversed(started):
             process.terminate()
         for process in started:
-            process.wait(10)
+            end(process)
     if failed:
         sys.exit("some requests failed: the figures above are not comparable")
 
