@@ -71,7 +71,7 @@ async fn main() -> io::Result<()> {
 
 async fn serve(mut stream: TcpStream, answers: &Answers) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut buffer = [0u8; LONGEST_HEAD];
+    let mut buffer = vec![0u8; LONGEST_HEAD];
     let mut filled = 0;
     loop {
         while let Some(end) = head_end(&buffer[..filled]) {
