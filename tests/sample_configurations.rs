@@ -14,9 +14,10 @@ fn conf() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf")
 }
 
-/// The variables of `secrets.env`, as systemd reads them.
+/// The variables of both `.env` files, as systemd reads them.
 fn secrets() -> Vec<(String, String)> {
-    let text = std::fs::read_to_string(conf().join("secrets.env")).unwrap();
+    let read = |name| std::fs::read_to_string(conf().join(name)).unwrap();
+    let text = read("secrets.env") + &read("agent.env");
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
         .filter_map(|line| line.split_once('='))
