@@ -14,9 +14,9 @@ fn conf() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf")
 }
 
-/// The variables of `secrets.env`, as systemd reads them.
-fn secrets() -> Vec<(String, String)> {
-    let text = std::fs::read_to_string(conf().join("secrets.env")).unwrap();
+/// The variables of an `.env` file, as systemd reads them.
+fn variables(name: &str) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(conf().join(name)).unwrap();
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
         .filter_map(|line| line.split_once('='))
@@ -56,16 +56,16 @@ fn uncommented(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-async fn accepts(program: &str, name: &str) {
-    let file = conf().join(name);
-    let output = check(program, &file, &secrets()).await;
+async fn accepts(program: &str, name: &str, secrets: &str) {
+    let (file, secrets) = (conf().join(name), variables(secrets));
+    let output = check(program, &file, &secrets).await;
     assert!(output.status.success(), "{name}: {}", said(&output));
 
     let folder = tempfile::tempdir().unwrap();
     let all = folder.path().join(name);
     let text = uncommented(&std::fs::read_to_string(&file).unwrap());
     std::fs::write(&all, &text).unwrap();
-    let output = check(program, &all, &secrets()).await;
+    let output = check(program, &all, &secrets).await;
     let answer = said(&output);
     assert!(output.status.success(), "all of {name}: {answer}\n{text}");
     for complaint in ["unknown", "without a meaning"] {
@@ -75,18 +75,18 @@ async fn accepts(program: &str, name: &str) {
 
 #[tokio::test]
 async fn the_coordinator_accepts_its_sample() {
-    accepts(COORDINATOR, "coordinator.toml").await;
+    accepts(COORDINATOR, "coordinator.toml", "secrets.env").await;
 }
 
 #[tokio::test]
 async fn the_worker_accepts_its_samples() {
-    accepts(WORKER, "worker-port.toml").await;
-    accepts(WORKER, "worker-wildcard.toml").await;
+    accepts(WORKER, "worker-port.toml", "secrets.env").await;
+    accepts(WORKER, "worker-wildcard.toml", "secrets.env").await;
 }
 
 #[tokio::test]
 async fn the_agent_accepts_its_sample() {
-    accepts(AGENT, "agent.toml").await;
+    accepts(AGENT, "agent.toml", "agent.env").await;
 }
 
 #[tokio::test]

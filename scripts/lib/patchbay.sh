@@ -7,14 +7,13 @@
 
 WORKER_COMMAND=()
 
-# build_programs PROFILE [ARGUMENT…]: all programs with the demo app, from one selection of packages,
-# so that the quickstart and the benchmarks share their builds; sets PROGRAMS.
+# build_programs PROFILE: all programs with the demo app, from one selection of packages, so that the
+# quickstart and the benchmarks share the build; sets PROGRAMS.
 build_programs() {
     local profile=$1
-    shift
     step "Building the programs ($profile; the first time takes some minutes)"
     cargo build --profile "$profile" --locked --bins \
-        -p patchbay-coordinator -p patchbay-worker -p patchbay-agent -p patchbay-tests "$@"
+        -p patchbay-coordinator -p patchbay-worker -p patchbay-agent -p patchbay-tests
     PROGRAMS=${CARGO_TARGET_DIR:-$ROOT/target}/${profile/dev/debug}
 }
 

@@ -221,6 +221,7 @@ async fn build() -> anyhow::Result<PathBuf> {
     let mut build = Command::new(cargo);
     build.args(["build", "--quiet", "--locked"]);
     build.args(["-p", "patchbay-coordinator", "-p", "patchbay-worker"]);
+    build.args(["-p", "patchbay-agent"]);
     if folder.ends_with("release") {
         build.arg("--release");
     }
