@@ -84,7 +84,10 @@ impl Connection {
             let mut line = String::new();
             let read = self.stream.read_line(&mut line);
             let read = tokio::time::timeout(PATIENCE, read).await;
-            ensure!(read.context("no head")?? > 0, "ends within a head: {head:?}");
+            ensure!(
+                read.context("no head")?? > 0,
+                "ends within a head: {head:?}"
+            );
             let line = line.trim_end();
             if line.is_empty() {
                 return Ok(head);
@@ -167,7 +170,9 @@ impl<T: Send + 'static> OneShotApp<T> {
     ///
     /// # Errors
     /// If no port can be bound.
-    pub async fn start<F>(part: impl FnOnce(Connection) -> F + Send + 'static) -> anyhow::Result<Self>
+    pub async fn start<F>(
+        part: impl FnOnce(Connection) -> F + Send + 'static,
+    ) -> anyhow::Result<Self>
     where
         F: Future<Output = anyhow::Result<T>> + Send,
     {

@@ -64,8 +64,8 @@ impl RedisServer {
     /// If it does not come up.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         self.stop().await?;
-        let program = std::env::var_os("PATCHBAY_TEST_REDIS_SERVER")
-            .unwrap_or_else(|| "redis-server".into());
+        let program =
+            std::env::var_os("PATCHBAY_TEST_REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
         let port = self.port().to_string();
         let child = Command::new(&program)
             .args(["--port", &port, "--bind", "127.0.0.1", "--save", ""])

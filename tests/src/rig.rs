@@ -125,10 +125,7 @@ impl Rig {
         let folder = tempfile::tempdir()?;
         let (store, redis) = if parts.servers {
             let database = Database::create().await?;
-            (
-                Store::Postgres(database),
-                Some(RedisServer::start().await?),
-            )
+            (Store::Postgres(database), Some(RedisServer::start().await?))
         } else {
             (Store::Sqlite(folder.path().join("patchbay.db")), None)
         };
@@ -246,7 +243,10 @@ pub async fn enter(browser: &Browser, opened: &Opened) -> anyhow::Result<String>
 
 fn target(answer: &Answer) -> anyhow::Result<Url> {
     let location = answer.header("location");
-    answer.url.join(location).with_context(|| location.to_owned())
+    answer
+        .url
+        .join(location)
+        .with_context(|| location.to_owned())
 }
 
 impl Door {

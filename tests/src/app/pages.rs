@@ -12,12 +12,7 @@ pub(super) async fn hello() -> &'static str {
 }
 
 /// The request as the app got it.
-pub(super) async fn echo(
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Json<Value> {
+pub(super) async fn echo(method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Json<Value> {
     let headers: Vec<(String, String)> = headers
         .iter()
         .map(|(name, value)| {
