@@ -16,6 +16,7 @@ mod sigterm_during_a_download_loses_nothing;
 mod slots_are_never_given_twice;
 mod strangers_are_refused;
 mod survive_coordinator_death;
+mod survive_database_cut;
 mod survive_redis_outage;
 mod survive_worker_restart;
 mod websocket_through_a_circuit;
