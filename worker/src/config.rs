@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use patchbay_common::circuit::{AppMode, FrontendMode, Protocol};
-use patchbay_common::cli::CommonArgs;
+use patchbay_common::cli::{CommonArgs, LogFormat};
 use patchbay_common::client_ips::parse_network;
 use patchbay_common::config::{
     ConfigError, Discovery, HostPort, Loader, Logging, Mistake, PermitHash, Redis, RedisAddress,
@@ -75,6 +75,8 @@ pub struct Config {
     pub permits: PermitKey,
     /// Seconds between heartbeats.
     pub heartbeat_period: Seconds,
+    /// Form of the access log.
+    pub log_format: LogFormat,
     /// `[server]`.
     pub server: Server,
     /// `[permit]`.
@@ -202,6 +204,7 @@ impl Config {
             tokens: secrets.require_jwt(l),
             permits: permit_hash.require(l),
             heartbeat_period: worker.heartbeat_period,
+            log_format: args.log_format.or(logging.format).unwrap_or_default(),
             server: l.section("server", Strictness::Ours),
             permit: l.section("permit", Strictness::Ours),
             timeouts: l.section("timeouts", Strictness::Ours),

@@ -320,8 +320,8 @@ impl World {
 
 #[test]
 fn whatever_is_lost_doubled_or_late_the_table_ends_as_the_store() {
-    for seed in 0..400 {
-        let mut world = World::new(seed);
+    for seed in 0..8000 {
+        eprintln!("SEED {seed}"); let mut world = World::new(seed);
         for _ in 0..200 {
             world.step();
         }
