@@ -32,7 +32,11 @@ pub(super) fn expose(call: &Call, reply: &mut Reply) {
     }
     let origin = call.header(ORIGIN).and_then(|value| value.to_str().ok());
     if let Some(origin) = origin.map(str::to_owned) {
-        let names: Vec<&str> = reply.headers().keys().map(http::HeaderName::as_str).collect();
+        let names: Vec<&str> = reply
+            .headers()
+            .keys()
+            .map(http::HeaderName::as_str)
+            .collect();
         let names = names.join(",");
         reply.set(ACCESS_CONTROL_ALLOW_ORIGIN, &origin);
         reply.set(ACCESS_CONTROL_EXPOSE_HEADERS, &names);

@@ -59,8 +59,11 @@ impl ApiError {
 }
 
 fn names_json(accept: Option<&[u8]>) -> bool {
-    accept.unwrap_or_default().split(|byte| *byte == b',').any(|entry| {
-        let kind = entry.split(|byte| *byte == b';').next().unwrap_or_default();
-        kind.trim_ascii().eq_ignore_ascii_case(b"application/json")
-    })
+    accept
+        .unwrap_or_default()
+        .split(|byte| *byte == b',')
+        .any(|entry| {
+            let kind = entry.split(|byte| *byte == b';').next().unwrap_or_default();
+            kind.trim_ascii().eq_ignore_ascii_case(b"application/json")
+        })
 }

@@ -36,9 +36,7 @@ pub(super) struct Health {
 impl Health {
     pub(super) fn new(config: &Config) -> Self {
         let (app_mode, available_slots) = match &config.frontend {
-            Frontend::Port { range, .. } => {
-                ("port", u32::from(range.1) - u32::from(range.0) + 1)
-            }
+            Frontend::Port { range, .. } => ("port", u32::from(range.1) - u32::from(range.0) + 1),
             Frontend::Wildcard { .. } => ("wildcard", 0),
         };
         Self {

@@ -25,7 +25,7 @@ use serde_json::json;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::setup::{Ask, Answer, Setup, SetupError};
+use crate::setup::{Answer, Ask, Setup, SetupError};
 use crate::sync::Link;
 pub use error::ApiError;
 use health::{Health, Probe};
@@ -138,9 +138,7 @@ impl Admin {
             .await?;
         Ok(match answer {
             Answer::Redirect { location, cookies } => Reply::found(&location, &cookies),
-            Answer::Gateway(url) => {
-                Reply::json(200, &json!({"redirect": url, "redirectURI": url}))
-            }
+            Answer::Gateway(url) => Reply::json(200, &json!({"redirect": url, "redirectURI": url})),
         }
         .for_everyone())
     }
@@ -160,7 +158,7 @@ impl Admin {
             method = call.method.as_str(),
             path = call.path.as_str(),
             status = status,
-            duration_ms = took.as_secs_f64() * 1_000.0,
+            duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             peer = call.peer.map(|peer| peer.to_string()).unwrap_or_default();
             "{}", error.map_or_else(|| "API call".to_owned(), ToString::to_string)
         );
@@ -210,7 +208,11 @@ async fn body_token(session: &mut ServerSession) -> Result<Option<String>, ApiEr
         token: Option<String>,
     }
     let mut body = Vec::new();
-    while let Some(chunk) = session.read_request_body().await.map_err(|_| ApiError::Body)? {
+    while let Some(chunk) = session
+        .read_request_body()
+        .await
+        .map_err(|_| ApiError::Body)?
+    {
         if body.len() + chunk.len() > MAX_BODY {
             return Err(ApiError::Body);
         }

@@ -114,7 +114,12 @@ impl Maker {
         Ok(family)
     }
 
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<IntCounterVec> {
         self.add(IntCounterVec::new(Opts::new(name, help), labels)?)
     }
 
@@ -174,7 +179,10 @@ impl Maker {
                 "patchbay_sync_generation",
                 "The table holds every change up to here.",
             )?,
-            lag: self.gauge("patchbay_sync_lag", "Changes heard of but not in the table.")?,
+            lag: self.gauge(
+                "patchbay_sync_lag",
+                "Changes heard of but not in the table.",
+            )?,
             fetches: self.gauge("patchbay_sync_fetches", "Full fetches since the start.")?,
             fetch_age: self.add(age)?,
             bus: self.add(IntGaugeVec::new(bus, &["bus"])?)?,
@@ -301,6 +309,8 @@ impl Families {
         let labels = [method, endpoint, part(), part(), part(), &status];
         self.api_count.with_label_values(&labels).inc();
         let duration = duration.as_secs_f64();
-        self.api_duration.with_label_values(&labels).observe(duration);
+        self.api_duration
+            .with_label_values(&labels)
+            .observe(duration);
     }
 }

@@ -132,8 +132,12 @@ impl Metrics {
         error: Option<&str>,
         duration: Duration,
     ) {
-        self.families
-            .api(method, endpoint, status, error, duration);
+        self.families.api(method, endpoint, status, error, duration);
+    }
+
+    /// How many circuits the table holds.
+    pub fn circuits(&self) -> usize {
+        self.table.len()
     }
 
     fn opened(&self, kind: Kind) -> OpenStream<'_> {

@@ -11,7 +11,7 @@ use pingora_proxy::Session;
 use crate::stage::{Head, HeaderLookup, HeaderSink, is_hop_by_hop};
 
 /// A header map as the stages read it.
-pub(super) struct Headers<'a>(pub(super) &'a HeaderMap);
+struct Headers<'a>(&'a HeaderMap);
 
 impl HeaderLookup for Headers<'_> {
     fn get(&self, name: &str) -> Option<&[u8]> {
@@ -111,6 +111,18 @@ impl<'a> Sink<'a> {
         match &self.target {
             Target::Request(request) => &request.headers,
             Target::Response(response) => &response.headers,
+        }
+    }
+}
+
+impl HeaderLookup for Sink<'_> {
+    fn get(&self, name: &str) -> Option<&[u8]> {
+        self.headers().get(name).map(http::HeaderValue::as_bytes)
+    }
+
+    fn each<'a>(&'a self, name: &str, visit: &mut dyn FnMut(&'a [u8])) {
+        for value in self.headers().get_all(name) {
+            visit(value.as_bytes());
         }
     }
 }

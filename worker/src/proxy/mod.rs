@@ -116,10 +116,8 @@ impl CircuitProxy {
     fn dress(&self, answer: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
         let id = ctx.id();
         adapt::remove_hop_by_hop(&mut adapt::Sink::of_response(answer));
-        let before = answer.headers.clone();
         let mut sink = adapt::Sink::of_response(answer);
-        self.stages
-            .answer_headers(&adapt::Headers(&before), &id, &mut sink);
+        self.stages.dress(&id, &mut sink);
         sink.finish()
     }
 }

@@ -170,9 +170,8 @@ async fn the_legacy_cookie_is_set_as_the_incumbent_sets_it() {
     let (location, cookies) = redirect(room.ask(&token, "127.0.0.1").await.unwrap());
     assert_eq!(location, "http://127.0.0.1:10205");
     let legacy = room.config.permits.legacy(circuit.user_id.unwrap());
-    let expected = format!(
-        "appproxy_permit=\"{legacy}\"; HttpOnly; Max-Age=604800; Path=/; SameSite=Lax"
-    );
+    let expected =
+        format!("appproxy_permit=\"{legacy}\"; HttpOnly; Max-Age=604800; Path=/; SameSite=Lax");
     assert_eq!(cookies[0], expected);
 
     let room = Room::wildcard("[permit]\nlegacy = true\n").await;
@@ -212,9 +211,8 @@ async fn tcp_apps_are_told_where_their_port_is() {
     circuit.protocol = Protocol::Tcp;
     room.serve(&circuit);
     let token = room.token(circuit.id, Some(""));
-    let start = format!(
-        "http://localhost:45678/start?directTCP=true&auth={token}&proto=tcp&gateway="
-    );
+    let start =
+        format!("http://localhost:45678/start?directTCP=true&auth={token}&proto=tcp&gateway=");
     assert_eq!(
         room.ask(&token, "127.0.0.1").await.unwrap(),
         Answer::Gateway(start + "tcp%3A%2F%2F127.0.0.1%3A10205")

@@ -62,12 +62,7 @@ impl Tickets {
     ///
     /// # Errors
     /// Why it is refused.
-    pub fn redeem(
-        &self,
-        text: &str,
-        circuit: &Circuit,
-        now: u64,
-    ) -> Result<Redeemed, TicketError> {
+    pub fn redeem(&self, text: &str, circuit: &Circuit, now: u64) -> Result<Redeemed, TicketError> {
         let ticket = self.permits.verify_ticket(text, now)?;
         if ticket.circuit != circuit.id {
             return Err(PermitError::Foreign.into());

@@ -2,7 +2,9 @@
 //! pitfalls.md A19, A20: an app's own word on CORS stands, and only real preflights pass without
 //! a credential, to be answered here).
 
-use super::{Head, HeaderLookup, HeaderSink};
+use patchbay_common::request_id;
+
+use super::{Head, HeaderSink};
 
 /// A preflight to answer here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,30 +29,33 @@ pub(super) fn preflight(head: &Head<'_>) -> Option<Preflight> {
     })
 }
 
-pub(super) fn answer(answer: &dyn HeaderLookup, overrides: bool, sink: &mut dyn HeaderSink) {
+pub(super) fn dress(overrides: bool, answer: &mut dyn HeaderSink) {
     let speaks_for_itself = answer.get("access-control-allow-origin").is_some();
     if speaks_for_itself && !overrides {
         return;
     }
-    sink.set("access-control-allow-origin", "*");
-    let mut allowed = Vec::new();
+    answer.set("access-control-allow-origin", "*");
+    if answer.get("access-control-allow-headers").is_none() {
+        answer.set("access-control-allow-headers", "authorization");
+    } else if let Some(extended) = with_authorization(answer) {
+        answer.set("access-control-allow-headers", &extended);
+    }
+    if answer.get("access-control-expose-headers").is_none() {
+        answer.set("access-control-expose-headers", request_id::HEADER);
+    }
+}
+
+/// The headers the app allows and `authorization`; `None` if it allows that already.
+fn with_authorization(answer: &dyn HeaderSink) -> Option<String> {
+    let mut allowed = String::new();
     answer.each("access-control-allow-headers", &mut |value| {
         if let Ok(text) = std::str::from_utf8(value) {
-            allowed.push(text);
+            allowed.push_str(text);
+            allowed.push_str(", ");
         }
     });
-    let mut allowed = allowed.join(", ");
     let named = allowed
         .split(',')
         .any(|name| name.trim().eq_ignore_ascii_case("authorization"));
-    if !named {
-        if !allowed.is_empty() {
-            allowed.push_str(", ");
-        }
-        allowed.push_str("authorization");
-        sink.set("access-control-allow-headers", &allowed);
-    }
-    if answer.get("access-control-expose-headers").is_none() {
-        sink.set("access-control-expose-headers", "x-backend-request-id");
-    }
+    (!named).then(|| allowed + "authorization")
 }

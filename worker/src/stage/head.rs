@@ -16,8 +16,8 @@ pub trait HeaderLookup {
     }
 }
 
-/// Where stages write headers; names are lower case.
-pub trait HeaderSink {
+/// A head that stages may change; names are lower case.
+pub trait HeaderSink: HeaderLookup {
     /// Makes this the only value.
     fn set(&mut self, name: &'static str, value: &str);
     /// Takes all values out.

@@ -154,14 +154,9 @@ impl Stages {
         self.strip_credentials(head, circuit, sink);
     }
 
-    /// Writes what a browser of another origin may see, and the request id.
-    pub fn answer_headers(
-        &self,
-        answer: &dyn HeaderLookup,
-        id: &RequestId,
-        sink: &mut dyn HeaderSink,
-    ) {
-        sink.set(request_id::HEADER, id.as_str());
-        cors::answer(answer, self.cors.r#override, sink);
+    /// Writes the request id and what a browser of another origin may see into an answer.
+    pub fn dress(&self, id: &RequestId, answer: &mut dyn HeaderSink) {
+        answer.set(request_id::HEADER, id.as_str());
+        cors::dress(self.cors.r#override, answer);
     }
 }
