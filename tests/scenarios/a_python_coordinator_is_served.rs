@@ -171,6 +171,8 @@ async fn a_lost_event_is_made_up_for() -> Result<()> {
 async fn messages_for_others_and_nonsense_do_no_harm() -> Result<()> {
     let house = House::new("").await?;
     let (others, own) = (house.new_circuit(0), house.new_circuit(1));
+    // Out of the books, so that no fetch brings what only an event should.
+    house.coordinator.books().circuits.clear();
     let channel = patchbay_common::event::CHANNEL;
     for nonsense in [
         "",
@@ -184,8 +186,6 @@ async fn messages_for_others_and_nonsense_do_no_harm() -> Result<()> {
     ] {
         house.redis.command(&["PUBLISH", channel, nonsense]).await?;
     }
-    // An empty list of books, so that no fetch brings what only an event should.
-    house.coordinator.books().circuits.clear();
     let created = |circuit: &Circuit| Change::Created(vec![circuit.clone()]);
     house
         .publish(Wire::Payload, "worker-2", created(&others))

@@ -102,11 +102,11 @@ impl Program {
             Ok(())
         });
         tokio::select! {
-            ready = ready => return ready,
+            ready = ready => ready,
             status = child.wait() => {
                 let status = status?;
                 self.child = None;
-                bail!("{name} ended with {status}: {}", self.log_tail(20));
+                bail!("{name} ended with {status}: {}", self.log_tail(20))
             }
         }
     }
