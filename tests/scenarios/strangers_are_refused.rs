@@ -145,12 +145,25 @@ async fn an_app_open_to_the_public_asks_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn options_reaches_the_app_without_a_permit() -> Result<()> {
+async fn a_preflight_is_answered_and_no_other_options_call_slips_in() -> Result<()> {
     let rig = Rig::start(Parts::embedded()).await?;
     let door = rig.open("jupyter").await?;
     let stranger = Browser::new()?;
-    let request = stranger.request(Method::OPTIONS, &door.at("/echo"))?;
-    stranger.send(request).await?.expect(200)?;
+    let options = || stranger.request(Method::OPTIONS, &door.at("/echo"));
+    let preflight = options()?
+        .header("origin", "https://ui.example")
+        .header("access-control-request-method", "PUT")
+        .header("access-control-request-headers", "x-custom");
+    let answer = stranger.send(preflight).await?;
+    ensure!(answer.status.is_success(), "{}", answer.status);
+    assert_eq!(answer.header("access-control-allow-origin"), "*");
+    assert_eq!(answer.header("access-control-allow-methods"), "PUT");
+    assert_eq!(answer.header("access-control-allow-headers"), "x-custom");
+
+    stranger.send(options()?).await?.expect(401)?;
+    ensure!(rig.app.seen("/echo").is_empty(), "the app heard of it");
+    let owner = door.browser.request(Method::OPTIONS, &door.at("/echo"))?;
+    door.browser.send(owner).await?.expect(200)?;
     assert_eq!(rig.app.seen("/echo").len(), 1);
     Ok(())
 }
