@@ -279,7 +279,7 @@ impl BackgroundService for Traffic {
             Arc::clone(&link),
             Arc::clone(&metrics),
         ));
-        let api = self.acceptor(HttpCarrier::new(admin, self.tls.clone()));
+        let api = self.acceptor(self.carrier(admin));
         let traffic = async {
             link.ready().await;
             Notify.ready(&format!("{} circuits", rooms.table.len()));
@@ -290,7 +290,7 @@ impl BackgroundService for Traffic {
             } else {
                 let proxy = self.http(&link, &metrics, tickets);
                 let proxy = Arc::new(pingora_proxy::http_proxy(&self.conf, proxy));
-                let carrier = HttpCarrier::new(Arc::clone(&proxy), self.tls.clone());
+                let carrier = self.carrier(Arc::clone(&proxy));
                 serve(sockets.traffic, self.acceptor(carrier)).await;
                 // Idle connections are told now; the others after their request.
                 proxy.http_cleanup().await;
@@ -322,6 +322,11 @@ impl Traffic {
             Arc::clone(&rooms.gate),
             rooms.drain.watch(),
         )
+    }
+
+    fn carrier<A>(&self, app: Arc<A>) -> HttpCarrier<A> {
+        let patience = self.rooms.config.timeouts.request_head.0;
+        HttpCarrier::new(app, self.tls.clone(), patience)
     }
 
     fn http(&self, link: &Link, metrics: &Arc<Metrics>, tickets: Arc<Tickets>) -> CircuitProxy {
