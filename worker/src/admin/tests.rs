@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use patchbay_common::event::Change;
 use patchbay_common::token::SetupClaims;
@@ -44,8 +45,11 @@ impl Api {
         let metrics = Arc::new(Metrics::new(&table, &link, &gate).unwrap());
         let setup = Setup::new(&config, table, link.coordinator().clone());
         let admin = Admin::new(&config, setup, Arc::clone(&link), metrics);
-        let patience = std::time::Duration::from_secs(5);
-        let carrier = Arc::new(HttpCarrier::new(Arc::new(admin), None, patience));
+        let carrier = Arc::new(HttpCarrier::new(
+            Arc::new(admin),
+            None,
+            Duration::from_secs(30),
+        ));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, stopping) = watch::channel(false);

@@ -325,6 +325,48 @@ async fn a_killed_subscription_comes_back_and_fetches() {
 }
 
 #[tokio::test]
+async fn a_redis_that_falls_silent_is_noticed() {
+    let port = PrivateRedis::free_port().await;
+    let Some(redis) = PrivateRedis::start(port).await else {
+        return;
+    };
+    let coordinator = FakeCoordinator::start().await;
+    let room = Room::start(&coordinator, &redis_section(&redis)).await;
+    let current = || room.link.status().redis == Some(RedisState::Current);
+    eventually("Redis is current", current).await;
+    redis.signal("STOP").await;
+    let silent = tokio::time::Instant::now();
+    eventually("the stream stands in", || coordinator.streams() == 1).await;
+    assert!(silent.elapsed() < Duration::from_secs(6));
+    redis.signal("CONT").await;
+    eventually("Redis is current again", current).await;
+}
+
+#[tokio::test]
+async fn redis_is_found_through_sentinels() {
+    let port = PrivateRedis::free_port().await;
+    let Some(redis) = PrivateRedis::start(port).await else {
+        return;
+    };
+    let sentinel = PrivateRedis::sentinel(PrivateRedis::free_port().await, port).await;
+    let sentinel = sentinel.unwrap();
+    let coordinator = FakeCoordinator::start().await;
+    let nobody = PrivateRedis::free_port().await;
+    let section = format!(
+        "[redis]\nservice_name = \"mymaster\"\nsentinel = [\
+         {{ host = \"127.0.0.1\", port = {nobody} }}, \
+         {{ host = \"127.0.0.1\", port = {} }}]\n",
+        sentinel.port
+    );
+    let room = Room::start(&coordinator, &section).await;
+    let current = || room.link.status().redis == Some(RedisState::Current);
+    eventually("Redis is current", current).await;
+    let (generation, event) = coordinator.commit(Change::Created(vec![circuit(10_205)]));
+    publish(&redis, event, Some(generation)).await;
+    room.serves(10_205, true).await;
+}
+
+#[tokio::test]
 async fn a_python_coordinator_is_followed_without_generations() {
     let port = PrivateRedis::free_port().await;
     let Some(redis) = PrivateRedis::start(port).await else {
