@@ -1,3 +1,11 @@
 //! Patchbay's coordinator: it registers workers, opens and closes circuits, and tells the workers.
 
+pub mod api;
+pub mod circuits;
+pub mod config;
+pub mod publish;
+pub mod registry;
 pub mod store;
+
+#[cfg(test)]
+mod test_vectors;
