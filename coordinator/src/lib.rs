@@ -3,9 +3,11 @@
 pub mod api;
 pub mod circuits;
 pub mod config;
+pub mod listen;
 pub mod publish;
 pub mod registry;
 pub mod store;
+pub mod wiring;
 
 #[cfg(test)]
 mod test_vectors;
