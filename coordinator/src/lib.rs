@@ -3,10 +3,11 @@
 pub mod api;
 pub mod circuits;
 pub mod config;
+pub mod listen;
 pub mod publish;
 pub mod registry;
 pub mod store;
 pub mod wiring;
 
 #[cfg(test)]
-mod samples;
+mod test_vectors;

@@ -1,17 +1,16 @@
-//! `patchbay-coordinator`.
+//! `patchbay-coordinator`: reads what the operator asks for, checks it, and runs it.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use patchbay_common::cli::CommonArgs;
-use patchbay_common::config::Loader;
-use patchbay_coordinator::config::{Config, DISCOVERY};
+use patchbay_coordinator::config::Config;
 use patchbay_coordinator::wiring;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Registers workers, opens and closes circuits, and tells the workers.
+/// Patchbay's control plane: registers workers, opens and closes circuits.
 #[derive(Parser)]
 #[command(name = "patchbay-coordinator", version)]
 struct Arguments {
@@ -21,49 +20,47 @@ struct Arguments {
     command: Option<Command>,
 }
 
-#[derive(Clone, Copy, Default, Subcommand)]
+#[derive(Clone, Copy, Subcommand)]
 enum Command {
-    /// Serve the API (the default)
-    #[default]
+    /// Serve (the default)
     #[command(alias = "start-server")]
     Serve,
-    /// Bring the database to the schema of this program, and exit
+    /// Bring the database's schema up to date, and end
     Migrate,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            for line in format!("{error:#}").lines() {
-                complain(line);
-            }
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let file = DISCOVERY.find(arguments.common.config.as_deref());
-    // Variables that are not text are nobody's overrides.
-    let environment = std::env::vars_os()
-        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
-    let mut loader = Loader::open(file.as_deref(), environment)?;
-    let config = Config::read(&mut loader, &arguments.common);
-    if arguments.common.check {
-        wiring::check(&config, &mut loader);
-        return Ok(loader.finish()?);
-    }
-    loader.finish()?;
-    match arguments.command.unwrap_or_default() {
-        Command::Serve => wiring::run(&config),
+    let command = arguments.command.unwrap_or(Command::Serve);
+    let config = match Config::load(&arguments.common) {
+        Ok(config) => config,
+        Err(error) => return fail(&error.to_string()),
+    };
+    let outcome = match command {
+        _ if arguments.common.check => return check(&config),
+        Command::Serve => wiring::run(config),
         Command::Migrate => wiring::migrate(&config),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("{error:#}")),
     }
 }
 
-fn complain(line: &str) {
-    use std::io::Write as _;
-    // Nothing is left to be done where even this fails.
-    let _ = writeln!(std::io::stderr(), "patchbay-coordinator: {line}");
+fn check(config: &Config) -> ExitCode {
+    match wiring::check(config) {
+        Ok(mistakes) if mistakes.is_empty() => {
+            eprintln!("the configuration is good");
+            ExitCode::SUCCESS
+        }
+        Ok(mistakes) => fail(&mistakes.join("\n")),
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    for line in message.lines() {
+        eprintln!("patchbay-coordinator: {line}");
+    }
+    ExitCode::FAILURE
 }

@@ -29,7 +29,7 @@ fn any(headers: &HeaderMap, matches: impl Fn(&str) -> bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::vectors;
+    use crate::test_vectors::vectors;
 
     #[test]
     fn matches_like_the_incumbent() {

@@ -95,7 +95,7 @@ fn given<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ApiE
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::vectors;
+    use crate::test_vectors::vectors;
     use serde_json::json;
 
     fn check(headers: &[(&str, &str)]) -> Result<(), String> {

@@ -32,7 +32,6 @@ pub(crate) async fn exchange(State(app): State<App>, request: Request, next: Nex
 
 async fn answer(app: &App, request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let _in_flight = app.drain.enter();
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let headers = request.headers().clone();

@@ -39,6 +39,9 @@ pub(crate) enum ApiError {
     /// The token is not for this session.
     #[error("E20007: Session ID mismatch")]
     SessionMismatch,
+    /// A token for an inference app, which has no session to open.
+    #[error("Not meant for inference apps")]
+    NoSession,
     /// The client may not.
     #[error("{0}")]
     Forbidden(&'static str),
@@ -232,6 +235,13 @@ impl From<&ApiError> for Problem {
                 "agent_auth_unauthorized",
             )
             .msg(error),
+            ApiError::NoSession => Self::new(
+                StatusCode::BAD_REQUEST,
+                "appproxy/invalid-session-parameter",
+                "Invalid session parameter.",
+                "agent_request_invalid-parameters",
+            )
+            .msg(error),
             ApiError::Forbidden(msg) => Self::new(
                 StatusCode::FORBIDDEN,
                 "generic-forbidden",
@@ -292,10 +302,10 @@ fn storing(error: &StoreError) -> Problem {
         StoreError::WorkerFull(_) => no_worker(),
         StoreError::NoSuchWorker(_) => no_such("worker"),
         StoreError::Unfit { field, problem } => {
-            let error = FieldError::new("value_error", vec![(*field).into()], problem.as_str());
+            let mistake = FieldError::new("value_error", vec![(*field).into()], problem.as_str());
             invalid_params()
                 .msg("Input validation error")
-                .data(json!({"errors": [error]}))
+                .data(json!({"errors": [mistake]}))
         }
         StoreError::UnknownSchema { .. } | StoreError::Corrupt { .. } | StoreError::Failed { .. } => {
             Problem::new(

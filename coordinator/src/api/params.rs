@@ -159,11 +159,6 @@ impl<'a> Fields<'a> {
         read(value).map_err(|misfit| self.refuse(key, misfit)).ok()
     }
 
-    /// Whether there is a field of this name.
-    pub(crate) fn has(&self, key: &str) -> bool {
-        self.map.contains_key(key)
-    }
-
     /// Notes a mistake in a field.
     pub(crate) fn refuse(&self, key: &str, (kind, msg): Misfit) {
         let mut path = self.path.clone();
@@ -202,6 +197,14 @@ pub(crate) fn filled(value: &Value) -> Result<String, Misfit> {
         return Err(("string_too_short", "Input should not be empty".into()));
     }
     Ok(text)
+}
+
+/// A text or null.
+pub(crate) fn nullable_text(value: &Value) -> Result<Option<String>, Misfit> {
+    match value {
+        Value::Null => Ok(None),
+        value => text(value).map(Some),
+    }
 }
 
 /// An identifier in any text form of a UUID.

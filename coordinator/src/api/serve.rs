@@ -1,13 +1,13 @@
-//! The router behind Pingora's listener: hyper speaks HTTP/1 over Pingora's streams.
+//! The router behind Pingora's streams: one HTTP/1 connection at a time, by hyper.
 
-use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -16,73 +16,26 @@ use patchbay_common::lifecycle::Drain;
 use pingora_core::apps::ServerApp;
 use pingora_core::protocols::Stream;
 use pingora_core::server::ShutdownWatch;
-use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
 
 use super::Peer;
 
-/// Longest wait for a request's head, and so for the next request of a kept connection.
+/// Time for a request's head to arrive, idle time between requests included (the incumbent keeps
+/// idle connections as long).
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
-/// Largest request head, in bytes.
+/// Most bytes of a request's head.
 const HEAD_BYTES: usize = 64 * 1024;
-/// Most header fields of a request.
-const HEAD_FIELDS: usize = 128;
 
 /// The API as a Pingora application.
 pub struct Api {
     router: Router,
     drain: Drain,
-    room: Arc<Semaphore>,
 }
 
 impl Api {
-    /// Serves `router` on at most `connections` connections at once.
-    pub fn new(router: Router, drain: Drain, connections: usize) -> Self {
-        Self {
-            router,
-            drain,
-            room: Arc::new(Semaphore::new(connections)),
-        }
-    }
-
-    async fn serve(&self, stream: Stream) {
-        let Ok(_room) = self.room.try_acquire() else {
-            log::warn!("a connection is refused: server.max_connections are open");
-            return;
-        };
-        let peer = peer(&stream);
-        let asked = AtomicBool::new(false);
-        let service = service_fn(|mut request: http::Request<Incoming>| {
-            asked.store(true, Ordering::Relaxed);
-            if let Some(peer) = peer {
-                request.extensions_mut().insert(Peer(peer));
-            }
-            self.router.clone().oneshot(request)
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_WITHIN)
-            .max_buf_size(HEAD_BYTES)
-            .max_headers(HEAD_FIELDS)
-            .half_close(true)
-            .serve_connection(TokioIo::new(stream), service);
-        let mut connection = pin!(connection);
-        // Held until the last byte of an answer is handed to the system, not just until the
-        // handler is done.
-        let _in_flight = self.drain.enter();
-        let outcome = tokio::select! {
-            outcome = connection.as_mut() => outcome,
-            () = self.drain.stopping() => {
-                if !asked.load(Ordering::Relaxed) {
-                    return;
-                }
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        if let Err(error) = outcome {
-            log::debug!("a connection ended early: {error}");
-        }
+    /// Serves `router`; connections count as in flight until they have ended.
+    pub fn new(router: Router, drain: Drain) -> Self {
+        Self { router, drain }
     }
 }
 
@@ -93,12 +46,36 @@ impl ServerApp for Api {
         stream: Stream,
         _shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
-        self.serve(stream).await;
+        // Held until the last byte of the last answer is written: an answer that exists but was
+        // not sent yet must keep the process alive.
+        let _in_flight = self.drain.enter();
+        let peer = stream
+            .get_socket_digest()
+            .and_then(|digest| digest.peer_addr().and_then(|peer| peer.as_inet().copied()));
+        let service = service_fn(|request: Request<Incoming>| {
+            let mut request = request.map(Body::new);
+            if let Some(peer) = peer {
+                request.extensions_mut().insert(Peer(peer));
+            }
+            let router = self.router.clone();
+            async move { router.oneshot(request).await as Result<Response, _> }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_WITHIN)
+            .max_buf_size(HEAD_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let outcome = tokio::select! {
+            outcome = connection.as_mut() => outcome,
+            () = self.drain.stopping() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = outcome {
+            log::debug!("a connection failed: {error}");
+        }
         None
     }
-}
-
-fn peer(stream: &Stream) -> Option<SocketAddr> {
-    let digest = stream.get_socket_digest()?;
-    digest.peer_addr()?.as_inet().copied()
 }

@@ -8,6 +8,22 @@ use patchbay_common::worker::{SlotView, Worker, WorkerView};
 
 use crate::store::WorkerCircuits;
 
+/// Base URL of a worker's API as clients reach it, without the port its scheme implies.
+pub(crate) fn endpoint(worker: &Worker) -> String {
+    let tls = worker.tls_listen || worker.tls_advertised;
+    let (scheme, implied) = if tls { ("https", 443) } else { ("http", 80) };
+    // An IPv6 address stands in brackets.
+    let host = match worker.hostname.as_str() {
+        host if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),
+        host => host.to_owned(),
+    };
+    if worker.api_port == implied {
+        format!("{scheme}://{host}")
+    } else {
+        format!("{scheme}://{host}:{}", worker.api_port)
+    }
+}
+
 /// A worker with all its slots.
 pub(crate) fn full(worker: Worker, held: &WorkerCircuits) -> WorkerView {
     let slots = slots(&worker, &held.circuits);

@@ -120,21 +120,33 @@ pub(crate) async fn acknowledge(
     params: Params,
 ) -> Result<Response, ApiError> {
     let worker: WorkerId = id(&segment, "worker")?;
-    let fields = params.fields();
-    let generation = fields.required("generation", |value| {
-        value.as_u64().ok_or_else(|| ("int_type", "Input should be a whole number from 0".into()))
-    });
-    let generation = generation.ok_or_else(|| fields.incomplete())?;
+    let generation = acknowledged(&params)?;
     // A worker cannot be ahead of the changes there are; such a claim would let later openers
     // through unserved.
     let known = app.store.generation(worker).await?;
     if generation > known {
-        fields.refuse("generation", ("less_than_equal", format!("Input should be at most {known}")));
-        fields.verdict()?;
+        return Err(ahead(&params, known));
     }
     app.acknowledgements.reached(worker, generation);
     app.store.acknowledge(worker, generation).await?;
     Ok(Answer(json!({"success": true})).into_response())
+}
+
+fn acknowledged(params: &Params) -> Result<u64, ApiError> {
+    let fields = params.fields();
+    let generation = fields.required("generation", |value| {
+        value
+            .as_u64()
+            .ok_or_else(|| ("int_type", "Input should be a whole number from 0".into()))
+    });
+    generation.ok_or_else(|| fields.incomplete())
+}
+
+fn ahead(params: &Params, known: u64) -> ApiError {
+    let fields = params.fields();
+    let fix = format!("Input should be at most {known}");
+    fields.refuse("generation", ("less_than_equal", fix));
+    fields.incomplete()
 }
 
 fn registration(params: &Params) -> Result<Registration, ApiError> {

@@ -8,5 +8,8 @@ mod close;
 mod open;
 mod place;
 
+#[cfg(test)]
+mod tests;
+
 pub use close::{CloseError, Closer};
 pub use open::{OpenError, Opener, Opening};

@@ -82,17 +82,32 @@ fn shuffle(id: WorkerId, seed: u64) -> u64 {
 mod tests {
     use std::collections::HashSet;
 
+    use chrono::Utc;
+
     use super::*;
-    use crate::samples::sample_worker;
 
     fn worker(name: &str, mode: FrontendMode, available: i32, occupied: i32) -> Worker {
         Worker {
+            id: WorkerId::random(),
             authority: name.into(),
             frontend_mode: mode,
+            protocol: Protocol::Http,
+            hostname: "h".into(),
+            tls_listen: false,
+            tls_advertised: false,
+            api_port: 1,
             port_range: (mode == FrontendMode::Port).then_some((100, 109)),
+            wildcard_domain: None,
+            wildcard_traffic_port: None,
+            filtered_apps_only: false,
+            traefik_last_used_marker_path: None,
+            accepted_traffics: vec![AppMode::Interactive],
+            created_at: Utc::now(),
+            updated_at: Utc::now(),
             available_slots: available,
             occupied_slots: occupied,
-            ..sample_worker()
+            nodes: 1,
+            status: WorkerStatus::Alive,
         }
     }
 

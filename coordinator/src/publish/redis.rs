@@ -5,7 +5,6 @@
 //! with a growing pause. Sending never waits for a connection: without one it fails at once, and
 //! the outbox repeats.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 

@@ -123,7 +123,7 @@ fn check(registration: &Registration) -> Result<(), JoinError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::vectors;
+    use crate::test_vectors::vectors;
 
     fn sample(body: &str) -> Registration {
         serde_json::from_value(vectors()["worker_register"][body].clone()).unwrap()
