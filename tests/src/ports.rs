@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
 
@@ -70,7 +70,7 @@ impl Ports {
     }
 }
 
-fn lock_all(folder: &PathBuf, blocks: Range<u16>) -> anyhow::Result<Option<Vec<File>>> {
+fn lock_all(folder: &Path, blocks: Range<u16>) -> anyhow::Result<Option<Vec<File>>> {
     let mut locks = Vec::new();
     for block in blocks {
         let path = folder.join(block.to_string());

@@ -364,7 +364,7 @@ fn wildcard_frontend(loader: &mut Loader, worker: &ProxyWorker) -> Frontend {
     }
     let address = loader
         .require(SECTION, "bind_addr", section.bind_addr.map(Some))
-        .map_or_else(|| HostPort::new("127.0.0.1", 0), |address| address);
+        .unwrap_or_else(|| HostPort::new("127.0.0.1", 0));
     let bind = resolve(loader, "wildcard_domain.bind_addr", &address);
     if worker.protocol == Some(Protocol::Tcp) {
         loader.mistake(Mistake::new(

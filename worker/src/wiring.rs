@@ -256,7 +256,7 @@ impl BackgroundService for Traffic {
         let tickets = Arc::new(Tickets::new(config));
         let setup = Setup::new(config, Arc::clone(&rooms.table), link.coordinator().clone());
         let admin = Arc::new(Admin::new(config, setup, Arc::clone(&link), Arc::clone(&metrics)));
-        let api = self.acceptor(HttpCarrier::new(admin, self.tls.clone()));
+        let api = self.acceptor(self.carrier(admin));
         let traffic = async {
             link.ready().await;
             Notify.ready(&format!("{} circuits", rooms.table.len()));
@@ -267,7 +267,7 @@ impl BackgroundService for Traffic {
             } else {
                 let proxy = self.http(&link, &metrics, tickets);
                 let proxy = Arc::new(pingora_proxy::http_proxy(&self.conf, proxy));
-                let carrier = HttpCarrier::new(Arc::clone(&proxy), self.tls.clone());
+                let carrier = self.carrier(Arc::clone(&proxy));
                 serve(sockets.traffic, self.acceptor(carrier)).await;
                 // Idle connections are told now; the others after their request.
                 proxy.http_cleanup().await;
@@ -295,6 +295,11 @@ impl Traffic {
     fn acceptor<C: Carry>(&self, carrier: C) -> Acceptor<C> {
         let rooms = &self.rooms;
         Acceptor::new(Arc::new(carrier), Arc::clone(&rooms.gate), rooms.drain.watch())
+    }
+
+    fn carrier<A>(&self, app: Arc<A>) -> HttpCarrier<A> {
+        let patience = self.rooms.config.timeouts.request_head.0;
+        HttpCarrier::new(app, self.tls.clone(), patience)
     }
 
     fn http(&self, link: &Link, metrics: &Arc<Metrics>, tickets: Arc<Tickets>) -> CircuitProxy {

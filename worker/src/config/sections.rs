@@ -156,6 +156,8 @@ impl Default for Permit {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub struct Timeouts {
+    /// For a request's head to be complete, from its first byte.
+    pub request_head: Seconds,
     /// To connect to an upstream.
     pub connect: Seconds,
     /// How long an idle client connection is kept for its next request.
@@ -167,6 +169,7 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
+            request_head: Seconds::from_secs(30),
             connect: Seconds::from_secs(10),
             keepalive: Seconds::from_secs(75),
             upstream_keepalive: Seconds::from_secs(60),

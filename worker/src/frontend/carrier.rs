@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::Guarded;
 use crate::access_log::{AccessLog, Line};
 use crate::error::Refusal;
 use crate::metrics::Metrics;
@@ -38,12 +39,18 @@ pub trait Carry: Send + Sync + 'static {
 pub struct HttpCarrier<A> {
     app: Arc<A>,
     tls: Option<Arc<TlsAcceptor>>,
+    head_patience: Duration,
 }
 
 impl<A> HttpCarrier<A> {
-    /// Hands connections to `app`, after a handshake if `tls` is given.
-    pub fn new(app: Arc<A>, tls: Option<Arc<TlsAcceptor>>) -> Self {
-        Self { app, tls }
+    /// Hands connections to `app`, after a handshake if `tls` is given. The head of a request has
+    /// to be complete within `head_patience`.
+    pub fn new(app: Arc<A>, tls: Option<Arc<TlsAcceptor>>, head_patience: Duration) -> Self {
+        Self {
+            app,
+            tls,
+            head_patience,
+        }
     }
 }
 
@@ -54,9 +61,9 @@ impl<A: ServerApp + Send + Sync + 'static> Carry for HttpCarrier<A> {
             return;
         };
         let stream: Stream = match &self.tls {
-            None => Box::new(stream),
+            None => Box::new(Guarded::new(stream, self.head_patience)),
             Some(tls) => match timeout(HANDSHAKE, tls.tls_handshake(stream)).await {
-                Ok(Ok(stream)) => Box::new(stream),
+                Ok(Ok(stream)) => Box::new(Guarded::new(stream, self.head_patience)),
                 Ok(Err(error)) => {
                     log::debug!("a TLS handshake failed: {error}");
                     return;

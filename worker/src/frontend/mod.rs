@@ -7,12 +7,14 @@
 
 mod accept;
 mod carrier;
+mod guard;
 mod listen;
 mod port;
 mod tls;
 
 pub use accept::{Acceptor, ConnectionGate};
 pub use carrier::{Carry, HttpCarrier, TcpCarrier};
+pub use guard::{Control, Guarded};
 pub use listen::{ListenError, bind};
 pub use port::PortRange;
 pub use tls::{TlsError, load as load_tls};

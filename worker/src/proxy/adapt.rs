@@ -5,9 +5,12 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use http::HeaderMap;
 use pingora_core::Result;
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use pingora_core::protocols::tls::TlsStream;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
+use crate::frontend::{Control, Guarded};
 use crate::stage::{Head, HeaderLookup, HeaderSink, is_hop_by_hop};
 
 /// A header map as the stages read it.
@@ -23,6 +26,20 @@ impl HeaderLookup for Headers<'_> {
             visit(value.as_bytes());
         }
     }
+}
+
+/// The guard of a session's connection; `None` for a stream of HTTP/2, which has no connection of
+/// its own.
+pub(super) fn guard(session: &Session) -> Option<&Control> {
+    let stream = session.as_downstream().stream()?.as_any();
+    stream
+        .downcast_ref::<Guarded<L4Stream>>()
+        .map(Guarded::control)
+        .or_else(|| {
+            stream
+                .downcast_ref::<Guarded<TlsStream<L4Stream>>>()
+                .map(Guarded::control)
+        })
 }
 
 /// A session's request, with what the stages need beside its headers.

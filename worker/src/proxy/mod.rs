@@ -82,6 +82,9 @@ impl CircuitProxy {
             Verdict::Preflight(preflight) => Ok(Step::Preflight(preflight)),
             Verdict::Carry(admitted) => {
                 ctx.credential = Some(admitted.credential);
+                if let Some(guard) = adapt::guard(session) {
+                    guard.carry(&admitted.circuit.closed);
+                }
                 let upgrade = crate::stream::websocket::is_upgrade(session.req_header());
                 Ok(if upgrade {
                     Step::Upgrade
@@ -135,6 +138,9 @@ impl ProxyHttp for CircuitProxy {
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
         ctx.in_flight = Some(self.drain.enter());
+        if let Some(guard) = adapt::guard(session) {
+            guard.head_read();
+        }
         let downstream = session.as_downstream_mut();
         // Setting it unasked would revive a connection the client wants closed.
         if downstream.get_keepalive().is_some() {
@@ -241,20 +247,6 @@ impl ProxyHttp for CircuitProxy {
         self.dress(answer, ctx)
     }
 
-    fn response_body_filter(
-        &self,
-        _: &mut Session,
-        _: &mut Option<bytes::Bytes>,
-        _: bool,
-        ctx: &mut Context,
-    ) -> Result<Option<std::time::Duration>> {
-        let circuit = ctx.circuit.as_ref();
-        if circuit.is_some_and(|circuit| circuit.closed.is_cancelled()) {
-            return faults::refuse(ctx, Refusal::CircuitClosed);
-        }
-        Ok(None)
-    }
-
     async fn fail_to_proxy(
         &self,
         session: &mut Session,
@@ -281,6 +273,9 @@ impl ProxyHttp for CircuitProxy {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
         self.report(session, error, ctx);
+        if let Some(guard) = adapt::guard(session) {
+            guard.rest();
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use pingora_proxy::Session;
 use super::CircuitProxy;
 use crate::access_log::Line;
 use crate::context::Context;
+use crate::error::Refusal;
 use crate::metrics::RequestFacts;
 
 /// What the log shows for a client that went away before it had its answer.
@@ -42,6 +43,14 @@ impl CircuitProxy {
         });
         if !self.access_log.is_enabled() {
             return;
+        }
+        let cut = error.is_some()
+            && ctx
+                .circuit
+                .as_ref()
+                .is_some_and(|c| c.closed.is_cancelled());
+        if cut {
+            ctx.refusal = Some(Refusal::CircuitClosed);
         }
         let refusal = ctx.refusal.as_ref().map(ToString::to_string);
         let failure = error.map(|error| error.etype().as_str());

@@ -6,7 +6,7 @@ use pingora_core::Result;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
-use super::CircuitProxy;
+use super::{CircuitProxy, adapt};
 use crate::context::Context;
 use crate::error::Refusal;
 use crate::stream::{Meter, mark_while, tcp, websocket};
@@ -66,6 +66,9 @@ impl CircuitProxy {
             return;
         };
         let _open = self.metrics.websocket_opened();
+        if let Some(guard) = adapt::guard(session) {
+            guard.free();
+        }
         let meter = Arc::new(Meter::default());
         let carrying = websocket::carry(session, upstream, &meter, &circuit.closed);
         let spliced = mark_while(&self.activity, circuit, session_id, carrying).await;
