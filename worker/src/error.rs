@@ -7,6 +7,9 @@ use patchbay_common::request_id::RequestId;
 use patchbay_common::token::TokenError;
 use serde_json::json;
 
+use crate::admin::ApiError;
+use crate::setup::SetupError;
+
 /// Why a request is not carried.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -164,6 +167,71 @@ impl From<&Refusal> for Problem {
             title,
             error_code,
             msg: refusal.to_string(),
+        }
+    }
+}
+
+impl From<&ApiError> for Problem {
+    fn from(error: &ApiError) -> Self {
+        let (status, kind, title, error_code) = match error {
+            ApiError::NoRoute => (
+                404,
+                "url-not-found",
+                "Unknown URL path.",
+                "agent_request_not-found",
+            ),
+            ApiError::Method(_) => (
+                405,
+                "method-not-allowed",
+                "HTTP Method Not Allowed.",
+                "agent_request_bad-request",
+            ),
+            ApiError::Forbidden => (
+                403,
+                "generic-forbidden",
+                "Forbidden operation.",
+                "agent_access_forbidden",
+            ),
+            ApiError::Preflight => (
+                400,
+                "generic-bad-request",
+                "Bad request.",
+                "agent_request_bad-request",
+            ),
+            ApiError::Body
+            | ApiError::Setup(SetupError::NoToken | SetupError::Inference | SetupError::Protocol) => {
+                (
+                    400,
+                    "invalid-api-params",
+                    "Missing or invalid API parameters.",
+                    "agent_request_invalid-parameters",
+                )
+            }
+            ApiError::Setup(SetupError::Token(_)) => (
+                401,
+                "invalid-credentials",
+                "Authentication credentials not valid.",
+                "agent_auth_unauthorized",
+            ),
+            ApiError::Setup(SetupError::NoCircuit) => (
+                404,
+                "object-not-found",
+                "E00002: No such worker:circuit.",
+                "agent_read_not-found",
+            ),
+            ApiError::Setup(SetupError::Coordinator(_)) => (
+                502,
+                "appproxy/coordinator-connection-error",
+                "E20014: Failed to communicate with coordinator.",
+                "agent_access_unreachable",
+            ),
+        };
+        Self {
+            status,
+            kind,
+            title,
+            error_code,
+            msg: error.to_string(),
         }
     }
 }

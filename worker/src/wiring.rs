@@ -92,7 +92,13 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     server.bootstrap();
     let signal = Box::new(Signal(Arc::clone(&rooms)));
     let ports = sockets.open_ports();
-    server.add_service(background_service("sync", Syncing { rooms: Arc::clone(&rooms), ports }));
+    server.add_service(background_service(
+        "sync",
+        Syncing {
+            rooms: Arc::clone(&rooms),
+            ports,
+        },
+    ));
     let mut traffic = background_service(
         "traffic",
         Traffic {
@@ -104,7 +110,9 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     );
     traffic.threads = Some(server.configuration.threads);
     server.add_service(traffic);
-    server.run(RunArgs { shutdown_signal: signal });
+    server.run(RunArgs {
+        shutdown_signal: signal,
+    });
     Ok(())
 }
 
@@ -247,15 +255,30 @@ struct Traffic {
 #[async_trait]
 impl BackgroundService for Traffic {
     async fn start(&self, _shutdown: ShutdownWatch) {
-        let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let sockets = self
+            .sockets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let Some(sockets) = sockets else { return };
         let rooms = &self.rooms;
         let link = rooms.link().await;
         let config = &rooms.config;
-        let metrics = Arc::new(Metrics::new(&rooms.table, &link, &rooms.gate));
+        let metrics = match Metrics::new(&rooms.table, &link, &rooms.gate) {
+            Ok(metrics) => Arc::new(metrics),
+            Err(error) => {
+                log::error!("the metrics cannot be registered: {error}");
+                std::process::exit(1);
+            }
+        };
         let tickets = Arc::new(Tickets::new(config));
         let setup = Setup::new(config, Arc::clone(&rooms.table), link.coordinator().clone());
-        let admin = Arc::new(Admin::new(config, setup, Arc::clone(&link), Arc::clone(&metrics)));
+        let admin = Arc::new(Admin::new(
+            config,
+            setup,
+            Arc::clone(&link),
+            Arc::clone(&metrics),
+        ));
         let api = self.acceptor(self.carrier(admin));
         let traffic = async {
             link.ready().await;
@@ -294,7 +317,11 @@ async fn serve<C: Carry>(sockets: TrafficSockets, acceptor: Acceptor<C>) {
 impl Traffic {
     fn acceptor<C: Carry>(&self, carrier: C) -> Acceptor<C> {
         let rooms = &self.rooms;
-        Acceptor::new(Arc::new(carrier), Arc::clone(&rooms.gate), rooms.drain.watch())
+        Acceptor::new(
+            Arc::new(carrier),
+            Arc::clone(&rooms.gate),
+            rooms.drain.watch(),
+        )
     }
 
     fn carrier<A>(&self, app: Arc<A>) -> HttpCarrier<A> {
@@ -372,7 +399,9 @@ impl ShutdownSignalWatch for Signal {
         };
         if !matches!(outcome, Ok(Outcome::Forced(_)))
             && let Some(link) = link()
-            && tokio::time::timeout(LAST_WRITES, link.stop()).await.is_err()
+            && tokio::time::timeout(LAST_WRITES, link.stop())
+                .await
+                .is_err()
         {
             log::warn!("the last marks of use could not be written in time");
         }

@@ -137,9 +137,10 @@ impl Carry for TcpCarrier {
             (Some(circuit), Ok((chosen, upstream))) => {
                 picked = chosen;
                 let meter = Arc::new(Meter::default());
-                let _open = self.metrics.tcp_opened();
+                let open = self.metrics.tcp_opened();
                 let carrying = tcp::carry(stream, upstream, circuit, &meter);
                 let spliced = mark_while(&self.activity, circuit, picked.session, carrying).await;
+                open.carried(spliced.sent, spliced.received);
                 line.route = Some(&picked.upstream.label);
                 line.bytes_in = spliced.sent;
                 line.bytes_out = spliced.received;

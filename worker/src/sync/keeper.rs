@@ -127,7 +127,9 @@ impl Keeper {
             Step::Apply(change) => {
                 describe(&message);
                 table.apply(&change);
-                if matches!(message.event.change, Change::Created(_)) {
+                if let Change::Created(circuits) = &message.event.change {
+                    let opened = circuits.len() as u64;
+                    self.tools.board.write(|status| status.opened += opened);
                     self.acknowledge_or_hold(message, via);
                 }
             }

@@ -74,10 +74,6 @@ impl Touch {
             circuits: touched(change),
         }
     }
-
-    fn shares(&self, other: &Self) -> bool {
-        self.circuits.iter().any(|id| other.circuits.contains(id))
-    }
 }
 
 /// What was heard while a fetch is under way: its answer may be older or newer.
@@ -176,7 +172,11 @@ impl Ledger {
             return self.weigh_again(generation, change);
         }
         let narrowed = self.unless_touched_later(generation, change);
-        self.record(generation, Touch::of(change));
+        // A creation after a later change of the same circuit may be no creation but a late
+        // announcement: its number stays open, and a fetch will tell.
+        if !matches!(change, Change::Created(_)) || narrowed == *change {
+            self.record(generation, Touch::of(change));
+        }
         self.apply(Some(generation), narrowed)
     }
 
@@ -274,12 +274,6 @@ impl Ledger {
         if self.ahead.len() >= REMEMBERED {
             self.doubt = true;
             return;
-        }
-        if touch.created {
-            // A circuit is made once: what said so under a later number only announced it again.
-            self.ahead.retain(|number, later| {
-                !(*number > generation && later.created && later.shares(&touch))
-            });
         }
         self.ahead.insert(generation, touch);
         while let (Some(known), Some(next)) = (self.known, self.ahead.first_entry()) {

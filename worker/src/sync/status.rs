@@ -24,6 +24,8 @@ pub struct Status {
     pub last_fetch: Option<Instant>,
     /// How often everything was fetched.
     pub fetches: u64,
+    /// How many circuits events have announced.
+    pub opened: u64,
     /// Where Redis stands; `None` if none is configured.
     pub redis: Option<RedisState>,
     /// The coordinator's event stream is open.
@@ -128,6 +130,7 @@ impl Board {
             lag: 0,
             last_fetch: None,
             fetches: 0,
+            opened: 0,
             redis: with_redis.then(|| RedisState::Down(Instant::now())),
             streaming: false,
             redis_reach: Reach::untried(),
