@@ -25,7 +25,7 @@ use crate::listen::{accept, bind, load_tls};
 use crate::publish::redis::Redis;
 use crate::publish::{Acknowledgements, Bus, Outbox, Publisher, Streams};
 use crate::registry::{Registry, watch_over};
-use crate::store::{SqliteStore, Store};
+use crate::store::{PostgresStore, SqliteStore, Store};
 
 /// How long the database may take to answer a check.
 const CHECK_WITHIN: Duration = Duration::from_secs(10);
@@ -85,7 +85,7 @@ fn store(database: &Database) -> anyhow::Result<Arc<dyn Store>> {
             let store = SqliteStore::open(path).with_context(|| path.display().to_string())?;
             Ok(Arc::new(store))
         }
-        Database::Postgres { .. } => anyhow::bail!("no PostgreSQL yet"),
+        Database::Postgres(config) => Ok(Arc::new(PostgresStore::connect(config.clone())?)),
     }
 }
 
@@ -293,7 +293,12 @@ impl ShutdownSignalWatch for Signal {
             rooms.drain.stopping().await;
             Notify.stopping();
         };
-        let (outcome, ()) = tokio::join!(rooms.drain.run_until_signalled(self.grace), telling);
+        let drained = rooms.drain.run_until_signalled(self.grace);
+        tokio::pin!(drained);
+        let outcome = tokio::select! {
+            outcome = &mut drained => outcome,
+            () = telling => drained.await,
+        };
         match outcome {
             Ok(Outcome::Finished) => log::info!("all requests are done"),
             Ok(Outcome::GraceOver(left)) => log::warn!("the grace is over: {left} cut off"),
