@@ -143,7 +143,11 @@ impl Config {
 
     fn cross_check(&self, loader: &mut Loader) {
         let positive = [
-            ("proxy_coordinator.worker_heartbeat_timeout", self.worker_timeout, 30),
+            (
+                "proxy_coordinator.worker_heartbeat_timeout",
+                self.worker_timeout,
+                30,
+            ),
             (
                 "server.acknowledgement_timeout",
                 self.server.acknowledgement_timeout.0,
@@ -184,7 +188,10 @@ fn resolve(loader: &mut Loader, address: &HostPort) -> SocketAddr {
 fn advertise_url(section: &ProxyCoordinator) -> String {
     let address = section.advertised_addr.as_ref();
     let address = address.unwrap_or(&section.bind_addr);
-    if ["http://", "https://"].iter().any(|scheme| address.host.starts_with(scheme)) {
+    if ["http://", "https://"]
+        .iter()
+        .any(|scheme| address.host.starts_with(scheme))
+    {
         return format!("{}:{}", address.host.trim_end_matches('/'), address.port);
     }
     let tls = section.tls_listen || section.tls_advertised;
@@ -254,7 +261,9 @@ fn database(loader: &mut Loader, section: Db) -> Database {
         other => {
             let fix = format!("`{other}` is not offered: write sqlite or postgresql");
             loader.mistake(Mistake::new("db.type", fix));
-            Database::Sqlite { path: default_path() }
+            Database::Sqlite {
+                path: default_path(),
+            }
         }
     }
 }
