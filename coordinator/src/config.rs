@@ -13,6 +13,7 @@ use patchbay_common::config::{
 use patchbay_common::token::TokenKey;
 
 use crate::publish::redis::RedisSettings;
+use crate::store::PostgresConfig;
 
 mod sections;
 
@@ -77,18 +78,7 @@ pub enum Database {
         path: PathBuf,
     },
     /// In a PostgreSQL database, which coordinators may share.
-    Postgres {
-        /// The server.
-        address: HostPort,
-        /// The database.
-        name: String,
-        /// Who logs in.
-        user: String,
-        /// With what.
-        password: Secret,
-        /// Most connections.
-        pool_size: usize,
-    },
+    Postgres(PostgresConfig),
 }
 
 impl Database {
@@ -96,7 +86,7 @@ impl Database {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Sqlite { .. } => "sqlite",
-            Self::Postgres { .. } => "postgres",
+            Self::Postgres(_) => "postgres",
         }
     }
 }
@@ -153,7 +143,11 @@ impl Config {
 
     fn cross_check(&self, loader: &mut Loader) {
         let positive = [
-            ("proxy_coordinator.worker_heartbeat_timeout", self.worker_timeout, 30),
+            (
+                "proxy_coordinator.worker_heartbeat_timeout",
+                self.worker_timeout,
+                30,
+            ),
             (
                 "server.acknowledgement_timeout",
                 self.server.acknowledgement_timeout.0,
@@ -194,7 +188,10 @@ fn resolve(loader: &mut Loader, address: &HostPort) -> SocketAddr {
 fn advertise_url(section: &ProxyCoordinator) -> String {
     let address = section.advertised_addr.as_ref();
     let address = address.unwrap_or(&section.bind_addr);
-    if ["http://", "https://"].iter().any(|scheme| address.host.starts_with(scheme)) {
+    if ["http://", "https://"]
+        .iter()
+        .any(|scheme| address.host.starts_with(scheme))
+    {
         return format!("{}:{}", address.host.trim_end_matches('/'), address.port);
     }
     let tls = section.tls_listen || section.tls_advertised;
@@ -251,18 +248,22 @@ fn database(loader: &mut Loader, section: Db) -> Database {
                 let fix = "must be more than 0: 8 is usual";
                 loader.mistake(Mistake::new("db.pool_size", fix));
             }
-            Database::Postgres {
-                address: address.unwrap_or_else(|| HostPort::new("127.0.0.1", 5432)),
+            let address = address.unwrap_or_else(|| HostPort::new("127.0.0.1", 5432));
+            Database::Postgres(PostgresConfig {
+                host: address.host,
+                port: address.port,
                 name: loader.require(DB, "name", section.name),
                 user: loader.require(DB, "user", section.user),
                 password: loader.require(DB, "password", section.password),
                 pool_size: section.pool_size,
-            }
+            })
         }
         other => {
             let fix = format!("`{other}` is not offered: write sqlite or postgresql");
             loader.mistake(Mistake::new("db.type", fix));
-            Database::Sqlite { path: default_path() }
+            Database::Sqlite {
+                path: default_path(),
+            }
         }
     }
 }

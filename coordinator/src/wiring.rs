@@ -25,7 +25,7 @@ use crate::listen::{accept, bind, load_tls};
 use crate::publish::redis::Redis;
 use crate::publish::{Acknowledgements, Bus, Outbox, Publisher, Streams};
 use crate::registry::{Registry, watch_over};
-use crate::store::{SqliteStore, Store};
+use crate::store::{PostgresStore, SqliteStore, Store};
 
 /// How long the database may take to answer a check.
 const CHECK_WITHIN: Duration = Duration::from_secs(10);
@@ -48,10 +48,18 @@ pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
         mistakes.push(format!("proxy_coordinator.bind_addr: {error}"));
     }
     let verified = short_lived()?.block_on(async {
-        let verify = async { store(&config.database)?.verify_schema().await.map_err(Into::into) };
+        let verify = async {
+            store(&config.database)?
+                .verify_schema()
+                .await
+                .map_err(Into::into)
+        };
         match tokio::time::timeout(CHECK_WITHIN, verify).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(anyhow::anyhow!("no answer within {} s", CHECK_WITHIN.as_secs())),
+            Err(_) => Err(anyhow::anyhow!(
+                "no answer within {} s",
+                CHECK_WITHIN.as_secs()
+            )),
         }
     });
     if let Err(error) = verified {
@@ -85,7 +93,7 @@ fn store(database: &Database) -> anyhow::Result<Arc<dyn Store>> {
             let store = SqliteStore::open(path).with_context(|| path.display().to_string())?;
             Ok(Arc::new(store))
         }
-        Database::Postgres { .. } => anyhow::bail!("no PostgreSQL yet"),
+        Database::Postgres(config) => Ok(Arc::new(PostgresStore::connect(config.clone())?)),
     }
 }
 
@@ -163,7 +171,10 @@ struct Rooms {
 impl Rooms {
     fn new(config: &Config) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new().context("the metrics cannot be registered")?);
-        let redis = config.redis.clone().map(|settings| Arc::new(Redis::new(settings)));
+        let redis = config
+            .redis
+            .clone()
+            .map(|settings| Arc::new(Redis::new(settings)));
         let streams = Arc::new(Streams::default());
         let (published, outbox) = Outbox::new();
         let mut ways: Vec<Arc<dyn Publisher>> = vec![Arc::clone(&streams) as _];
@@ -173,7 +184,9 @@ impl Rooms {
             store: store(&config.database).context("db")?,
             redis,
             streams,
-            bus: Bus::new(ways, published, move |bus, taken| counts.published(bus, taken)),
+            bus: Bus::new(ways, published, move |bus, taken| {
+                counts.published(bus, taken)
+            }),
             outbox: tokio::sync::Mutex::new(outbox),
             acknowledgements: Arc::new(Acknowledgements::default()),
             health: Arc::new(Health::new(config.database.kind())),
@@ -256,7 +269,11 @@ struct Serving {
 #[async_trait]
 impl BackgroundService for Serving {
     async fn start(&self, shutdown: ShutdownWatch) {
-        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let socket = self
+            .socket
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let Some(socket) = socket else { return };
         let rooms = &self.rooms;
         // One attempt, not a success: what is opened first should not have to be told late, but
@@ -264,7 +281,10 @@ impl BackgroundService for Serving {
         if let Some(redis) = &rooms.redis {
             redis.attempted().await;
         }
-        rooms.health.look(rooms.store.as_ref(), rooms.redis.as_deref()).await;
+        rooms
+            .health
+            .look(rooms.store.as_ref(), rooms.redis.as_deref())
+            .await;
         match socket.local_addr() {
             Ok(address) => log::info!("ready: listening on {address}"),
             Err(_) => log::info!("ready"),
@@ -293,7 +313,12 @@ impl ShutdownSignalWatch for Signal {
             rooms.drain.stopping().await;
             Notify.stopping();
         };
-        let (outcome, ()) = tokio::join!(rooms.drain.run_until_signalled(self.grace), telling);
+        let drained = rooms.drain.run_until_signalled(self.grace);
+        tokio::pin!(drained);
+        let outcome = tokio::select! {
+            outcome = &mut drained => outcome,
+            () = telling => drained.await,
+        };
         match outcome {
             Ok(Outcome::Finished) => log::info!("all requests are done"),
             Ok(Outcome::GraceOver(left)) => log::warn!("the grace is over: {left} cut off"),

@@ -9,7 +9,9 @@ const JSON: &str = "application/json";
 /// JSON will do: there is no `Accept`, or it names JSON or a wildcard that covers it.
 pub(crate) fn takes_json(headers: &HeaderMap) -> bool {
     !headers.contains_key(ACCEPT)
-        || any(headers, |range| matches!(range, JSON | "application/*" | "*/*"))
+        || any(headers, |range| {
+            matches!(range, JSON | "application/*" | "*/*")
+        })
 }
 
 /// JSON is asked for by name.

@@ -110,11 +110,23 @@ mod tests {
 
     #[test]
     fn the_secret_bare_or_behind_a_scheme() {
-        for good in ["some_api_secret", "Bearer some_api_secret", "BackendAI some_api_secret"] {
+        for good in [
+            "some_api_secret",
+            "Bearer some_api_secret",
+            "BackendAI some_api_secret",
+        ] {
             assert_eq!(check(&[(TOKEN_HEADER, good)]), Ok(()));
         }
-        for bad in ["bearer some_api_secret", "Bearer  some_api_secret", "Some_api_secret", "x"] {
-            assert_eq!(check(&[(TOKEN_HEADER, bad)]), Err("Unauthorized access".into()));
+        for bad in [
+            "bearer some_api_secret",
+            "Bearer  some_api_secret",
+            "Some_api_secret",
+            "x",
+        ] {
+            assert_eq!(
+                check(&[(TOKEN_HEADER, bad)]),
+                Err("Unauthorized access".into())
+            );
         }
     }
 

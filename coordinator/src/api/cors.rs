@@ -47,7 +47,12 @@ pub(crate) async fn preflight(request: Request<Body>) -> Result<Response, ApiErr
 }
 
 /// Adds to a finished answer what lets other origins read it.
-pub(crate) fn open_up(path: &str, origin: Option<&HeaderValue>, status: StatusCode, answer: &mut HeaderMap) {
+pub(crate) fn open_up(
+    path: &str,
+    origin: Option<&HeaderValue>,
+    status: StatusCode,
+    answer: &mut HeaderMap,
+) {
     if answer.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
         return;
     }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -307,14 +307,14 @@ fn storing(error: &StoreError) -> Problem {
                 .msg("Input validation error")
                 .data(json!({"errors": [mistake]}))
         }
-        StoreError::UnknownSchema { .. } | StoreError::Corrupt { .. } | StoreError::Failed { .. } => {
-            Problem::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "appproxy/database-error",
-                "Error while communicating with database.",
-                "database_generic_internal-error",
-            )
-        }
+        StoreError::UnknownSchema { .. }
+        | StoreError::Corrupt { .. }
+        | StoreError::Failed { .. } => Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "appproxy/database-error",
+            "Error while communicating with database.",
+            "database_generic_internal-error",
+        ),
     }
 }
 
@@ -341,7 +341,9 @@ pub(crate) fn render(request: &HeaderMap, mut response: Response) -> Response {
     };
     if problem.status == StatusCode::METHOD_NOT_ALLOWED {
         let allow = response.headers().get(ALLOW);
-        let allow = allow.and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let allow = allow
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
         let methods: Vec<&str> = allow.split(',').filter(|name| !name.is_empty()).collect();
         problem.data = Some(json!({"allowed_methods": methods}));
     }
@@ -353,13 +355,20 @@ pub(crate) fn render(request: &HeaderMap, mut response: Response) -> Response {
             page(&problem).into_bytes(),
         )
     };
-    response.headers_mut().insert(CONTENT_TYPE, kind);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, kind);
+    // The router has noted the length of the body that this one replaces.
+    headers.insert(CONTENT_LENGTH, body.len().into());
     *response.body_mut() = Body::from(body);
     response
 }
 
 fn page(problem: &Problem) -> String {
-    let data = problem.data.as_ref().map(Value::to_string).unwrap_or_default();
+    let data = problem
+        .data
+        .as_ref()
+        .map(Value::to_string)
+        .unwrap_or_default();
     let msg = problem.msg.as_deref().unwrap_or_default();
     let request_id = patchbay_common::request_id::current();
     let request_id = request_id.as_ref().map_or("", |id| id.as_str());

@@ -43,7 +43,10 @@ pub(crate) async fn listen(
     let feed = feed.ok_or(ApiError::Busy("too many event streams are open"))?;
     log::info!(worker = worker.to_string().as_str(); "a worker listens");
     let body = Body::from_stream(stream::unfold(Some((app, feed)), turn));
-    let head = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")];
+    let head = [
+        (CONTENT_TYPE, "text/event-stream"),
+        (CACHE_CONTROL, "no-store"),
+    ];
     Ok((head, body).into_response())
 }
 
@@ -51,12 +54,19 @@ pub(crate) async fn listen(
 fn place(headers: &HeaderMap, params: &Params) -> Result<Option<u64>, ApiError> {
     let fields = params.fields();
     let header = headers.get(LAST_EVENT_ID).map(|value| {
-        let place = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+        let place = value
+            .to_str()
+            .ok()
+            .and_then(|text| text.trim().parse().ok());
         place.ok_or_else(|| ApiError::BadRequest("Last-Event-ID is not a generation".into()))
     });
     let after = fields.optional("after", |value| {
-        let text = value.as_str().map(str::to_owned).unwrap_or_else(|| value.to_string());
-        text.parse().map_err(|_| ("int_parsing", "Input should be a generation".into()))
+        let text = value
+            .as_str()
+            .map(str::to_owned)
+            .unwrap_or_else(|| value.to_string());
+        text.parse()
+            .map_err(|_| ("int_parsing", "Input should be a generation".into()))
     });
     fields.verdict()?;
     header.transpose().map(|place| place.or(after))
@@ -92,7 +102,11 @@ fn frame(item: &Item) -> Bytes {
 }
 
 fn note(name: &str, generation: u64) -> Bytes {
-    format!("event: {name}\ndata: {}\n\n", json!({ "generation": generation })).into()
+    format!(
+        "event: {name}\ndata: {}\n\n",
+        json!({ "generation": generation })
+    )
+    .into()
 }
 
 fn change(event: &LoggedEvent, advances: bool) -> Bytes {

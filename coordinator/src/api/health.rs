@@ -136,7 +136,11 @@ fn answer(status: &'static str, connectivity: Connectivity) -> Answer<HealthView
 /// `GET /health`: how everything is; always 200.
 pub(crate) async fn overall(State(app): State<App>) -> Response {
     let connectivity = view(&app, |_| true);
-    let word = if connectivity.overall_healthy { "ok" } else { "degraded" };
+    let word = if connectivity.overall_healthy {
+        "ok"
+    } else {
+        "degraded"
+    };
     answer(word, connectivity).into_response()
 }
 
@@ -150,11 +154,18 @@ pub(crate) async fn ready(State(app): State<App>) -> Response {
     let connectivity = view(&app, |_| true);
     let checks = &connectivity.connectivity_checks;
     let ready = !app.drain.is_stopping()
-        && checks.iter().filter(|check| check.is_database()).all(|check| check.is_healthy);
+        && checks
+            .iter()
+            .filter(|check| check.is_database())
+            .all(|check| check.is_healthy);
     if ready {
         answer("ok", connectivity).into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, answer("error", connectivity)).into_response()
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            answer("error", connectivity),
+        )
+            .into_response()
     }
 }
 
@@ -176,7 +187,8 @@ struct FleetWorker {
 /// `GET /health/status`: the workers heard of lately.
 pub(crate) async fn workers(_: Authorized, State(app): State<App>) -> Result<Response, ApiError> {
     let since = Utc::now() - RECENT;
-    let recent = |worker: &Worker| worker.status == WorkerStatus::Alive && worker.updated_at >= since;
+    let recent =
+        |worker: &Worker| worker.status == WorkerStatus::Alive && worker.updated_at >= since;
     let workers = app.store.workers().await?;
     let workers = workers
         .into_iter()

@@ -17,7 +17,14 @@ use prometheus::{
 use super::error::{ApiError, Problem};
 use super::{App, Peer};
 
-const LABELS: [&str; 6] = ["method", "endpoint", "domain", "operation", "error_detail", "status_code"];
+const LABELS: [&str; 6] = [
+    "method",
+    "endpoint",
+    "domain",
+    "operation",
+    "error_detail",
+    "status_code",
+];
 const BUCKETS: [f64; 9] = [0.001, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 
 /// The coordinator's families. Labels are routes, words and workers' names, never clients.
@@ -39,9 +46,8 @@ impl Metrics {
     /// If a family is malformed, which is a fault of this program.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let gauges = |name: &str, help: &str, label: &str| {
-            IntGaugeVec::new(Opts::new(name, help), &[label])
-        };
+        let gauges =
+            |name: &str, help: &str, label: &str| IntGaugeVec::new(Opts::new(name, help), &[label]);
         let metrics = Self {
             requests: IntCounterVec::new(
                 Opts::new("backendai_api_request_count_total", "API requests answered"),
@@ -56,17 +62,31 @@ impl Metrics {
                 &LABELS,
             )?,
             published: IntCounterVec::new(
-                Opts::new("patchbay_coordinator_published_total", "Events sent to workers, by bus and outcome"),
+                Opts::new(
+                    "patchbay_coordinator_published_total",
+                    "Events sent to workers, by bus and outcome",
+                ),
                 &["bus", "outcome"],
             )?,
-            workers: gauges("patchbay_coordinator_workers", "Workers known, by status", "status")?,
-            occupied: gauges("patchbay_coordinator_circuits", "Circuits, by worker", "worker")?,
+            workers: gauges(
+                "patchbay_coordinator_workers",
+                "Workers known, by status",
+                "status",
+            )?,
+            occupied: gauges(
+                "patchbay_coordinator_circuits",
+                "Circuits, by worker",
+                "worker",
+            )?,
             available: gauges(
                 "patchbay_coordinator_slots",
                 "Slots, by worker; -1 where they are subdomains",
                 "worker",
             )?,
-            feeds: IntGauge::new("patchbay_coordinator_event_streams", "Workers listening by stream")?,
+            feeds: IntGauge::new(
+                "patchbay_coordinator_event_streams",
+                "Workers listening by stream",
+            )?,
             registry,
         };
         let all: [Box<dyn prometheus::core::Collector>; 7] = [
@@ -103,7 +123,9 @@ impl Metrics {
         let method = known(method);
         let labels = [method, route, domain, operation, detail, status.as_str()];
         self.requests.with_label_values(&labels).inc();
-        self.durations.with_label_values(&labels).observe(took.as_secs_f64());
+        self.durations
+            .with_label_values(&labels)
+            .observe(took.as_secs_f64());
     }
 
     fn set_workers(&self, workers: &[Worker]) {
@@ -112,14 +134,21 @@ impl Metrics {
             family.reset();
         }
         for status in [WorkerStatus::Alive, WorkerStatus::Lost] {
-            let count = workers.iter().filter(|worker| worker.status == status).count();
+            let count = workers
+                .iter()
+                .filter(|worker| worker.status == status)
+                .count();
             let gauge = self.workers.with_label_values(&[status.as_str()]);
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         for worker in workers {
             let name = [worker.authority.as_str()];
-            self.occupied.with_label_values(&name).set(worker.occupied_slots.into());
-            self.available.with_label_values(&name).set(worker.available_slots.into());
+            self.occupied
+                .with_label_values(&name)
+                .set(worker.occupied_slots.into());
+            self.available
+                .with_label_values(&name)
+                .set(worker.available_slots.into());
         }
     }
 }

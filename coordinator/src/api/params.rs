@@ -75,8 +75,14 @@ fn from_query(uri: &http::Uri) -> Result<Map<String, Value>, ApiError> {
 }
 
 fn from_body(headers: &HeaderMap, bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
-    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let kind = kind.unwrap_or_default().split(';').next().unwrap_or_default();
+    let kind = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let kind = kind
+        .unwrap_or_default()
+        .split(';')
+        .next()
+        .unwrap_or_default();
     let value = if kind.trim().eq_ignore_ascii_case("text/yaml") {
         let value = serde_yaml_ng::from_slice(bytes).map_err(|_| ApiError::MalformedBody)?;
         scalars_as_text(value)
@@ -143,11 +149,17 @@ impl<'a> Fields<'a> {
     /// An object inside this one.
     pub(crate) fn inner(&self, key: &str) -> Option<Fields<'a>> {
         let map = self.required(key, |value| {
-            value.as_object().ok_or_else(|| ("dict_type", "Input should be an object".into()))
+            value
+                .as_object()
+                .ok_or_else(|| ("dict_type", "Input should be an object".into()))
         })?;
         let mut path = self.path.clone();
         path.push(key.into());
-        Some(Fields { map, path, errors: Errors::clone(&self.errors) })
+        Some(Fields {
+            map,
+            path,
+            errors: Errors::clone(&self.errors),
+        })
     }
 
     fn read<T>(
@@ -163,7 +175,9 @@ impl<'a> Fields<'a> {
     pub(crate) fn refuse(&self, key: &str, (kind, msg): Misfit) {
         let mut path = self.path.clone();
         path.push(key.into());
-        self.errors.borrow_mut().push(FieldError::new(kind, path, msg));
+        self.errors
+            .borrow_mut()
+            .push(FieldError::new(kind, path, msg));
     }
 
     /// All mistakes noted so far as one error.
@@ -255,7 +269,12 @@ pub(crate) fn protocol(value: &Value) -> Result<Protocol, Misfit> {
 
 /// An object, or a text that holds one as JSON (which the WebUI sends, pitfalls.md B18).
 pub(crate) fn object(value: &Value) -> Result<Map<String, Value>, Misfit> {
-    let misfit = || ("dict_type", "Input should be an object or a JSON text of one".into());
+    let misfit = || {
+        (
+            "dict_type",
+            "Input should be an object or a JSON text of one".into(),
+        )
+    };
     match value {
         Value::Object(map) => Ok(map.clone()),
         Value::String(text) if text.trim().is_empty() => Ok(Map::new()),
@@ -281,7 +300,10 @@ mod tests {
     fn the_first_duplicate_wins_and_escapes_are_undone() {
         let params = query("app=one&app=two&redirect=%2Flab%3Fx%3D1+y");
         assert_eq!(params.fields().optional("app", text).unwrap(), "one");
-        assert_eq!(params.fields().optional("redirect", text).unwrap(), "/lab?x=1 y");
+        assert_eq!(
+            params.fields().optional("redirect", text).unwrap(),
+            "/lab?x=1 y"
+        );
     }
 
     #[test]
@@ -299,28 +321,47 @@ mod tests {
 
     #[test]
     fn all_mistakes_come_together() {
-        let params = Params(json!({"session": {"id": "x"}, "port": "y"}).as_object().unwrap().clone());
+        let params = Params(
+            json!({"session": {"id": "x"}, "port": "y"})
+                .as_object()
+                .unwrap()
+                .clone(),
+        );
         let fields = params.fields();
         let session = fields.inner("session").unwrap();
         session.required("id", uuid::<patchbay_common::id::SessionId>);
         session.required("user_uuid", text);
         fields.optional("port", port);
-        let Err(ApiError::Invalid(errors)) = fields.verdict() else { panic!("no errors") };
+        let Err(ApiError::Invalid(errors)) = fields.verdict() else {
+            panic!("no errors")
+        };
         let places: Vec<_> = errors.iter().map(|e| (e.kind, json!(e.loc))).collect();
-        assert_eq!(places, [
-            ("uuid_parsing", json!(["session", "id"])),
-            ("missing", json!(["session", "user_uuid"])),
-            ("int_range", json!(["port"])),
-        ]);
+        assert_eq!(
+            places,
+            [
+                ("uuid_parsing", json!(["session", "id"])),
+                ("missing", json!(["session", "user_uuid"])),
+                ("int_range", json!(["port"])),
+            ]
+        );
     }
 
     #[test]
     fn bodies_are_json_or_yaml_objects() {
         let mut headers = HeaderMap::new();
-        assert!(matches!(from_body(&headers, b"[1]"), Err(ApiError::BadRequest(_))));
-        assert!(matches!(from_body(&headers, b"{"), Err(ApiError::MalformedBody)));
+        assert!(matches!(
+            from_body(&headers, b"[1]"),
+            Err(ApiError::BadRequest(_))
+        ));
+        assert!(matches!(
+            from_body(&headers, b"{"),
+            Err(ApiError::MalformedBody)
+        ));
         headers.insert(CONTENT_TYPE, "text/yaml; charset=utf-8".parse().unwrap());
         let map = from_body(&headers, b"port: 80\nno_reuse: true\napp: x\n").unwrap();
-        assert_eq!(Value::Object(map), json!({"port": "80", "no_reuse": "true", "app": "x"}));
+        assert_eq!(
+            Value::Object(map),
+            json!({"port": "80", "no_reuse": "true", "app": "x"})
+        );
     }
 }

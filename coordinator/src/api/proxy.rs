@@ -3,7 +3,7 @@
 
 use axum::extract::{FromRequest as _, Path, Request, State};
 use axum::response::{IntoResponse, Response};
-use http::header::{LOCATION, HeaderValue};
+use http::header::{HeaderValue, LOCATION};
 use http::{HeaderMap, StatusCode};
 use patchbay_common::circuit::Protocol;
 use patchbay_common::client_ips::ClientIps;
@@ -66,7 +66,10 @@ pub(crate) async fn auth_or_open(
     let asked = asked(&params)?;
     let token = session_token(&params)?;
     app.store.add_token(&token).await?;
-    let opened = app.opener.open(opening(&asked, token.id, token.session_id)).await?;
+    let opened = app
+        .opener
+        .open(opening(&asked, token.id, token.session_id))
+        .await?;
     let url = setup_url(&app, token.id, &asked.redirect, &opened)?;
     Ok(Answer(json!({
         "redirect_url": url,
@@ -135,9 +138,13 @@ fn asked(params: &Params) -> Result<Asked, ApiError> {
         Some(Asked {
             envs: fields.optional("envs", params::object).unwrap_or_default(),
             arguments: fields.optional("args", params::text),
-            open_to_public: fields.optional("open_to_public", params::flag).unwrap_or(false),
+            open_to_public: fields
+                .optional("open_to_public", params::flag)
+                .unwrap_or(false),
             allowed_client_ips: fields.optional("allowed_client_ips", networks).flatten(),
-            redirect: fields.optional("redirect", params::text).unwrap_or_default(),
+            redirect: fields
+                .optional("redirect", params::text)
+                .unwrap_or_default(),
             no_reuse: fields.optional("no_reuse", params::flag).unwrap_or(false),
             port: fields.optional("port", params::port),
             subdomain: fields.optional("subdomain", params::text),
@@ -160,7 +167,10 @@ fn networks(value: &Value) -> Result<Option<String>, Misfit> {
         [] => Ok(Some(text)),
         refused => Err((
             "value_error",
-            format!("Input should be addresses and networks, which these are not: {}", refused.join(", ")),
+            format!(
+                "Input should be addresses and networks, which these are not: {}",
+                refused.join(", ")
+            ),
         )),
     }
 }
@@ -258,7 +268,10 @@ fn setup_url(
         .jwt
         .sign(&claims)
         .map_err(|error| ApiError::Internal(format!("a setup token cannot be signed: {error}")))?;
-    Ok(format!("{}/setup?token={signed}", view::endpoint(&opened.worker)))
+    Ok(format!(
+        "{}/setup?token={signed}",
+        view::endpoint(&opened.worker)
+    ))
 }
 
 /// Whether the opener may take the circuit as open already. For the TCP family the answer is

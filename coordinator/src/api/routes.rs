@@ -20,10 +20,17 @@ pub fn router(app: App) -> Router {
         .route("/v2/conf", shared(post(proxy::conf)))
         .route("/v2/proxy/auth", get(proxy::auth).post(proxy::auth_or_open))
         .route("/v2/proxy/{token}/{session}/add", get(proxy::add))
-        .route("/api/worker", shared(get(workers::list).put(workers::register)))
+        .route(
+            "/api/worker",
+            shared(get(workers::list).put(workers::register)),
+        )
         .route(
             "/api/worker/{id}",
-            shared(patch(workers::heartbeat).get(workers::read).delete(workers::leave)),
+            shared(
+                patch(workers::heartbeat)
+                    .get(workers::read)
+                    .delete(workers::leave),
+            ),
         )
         .route("/api/worker/{id}/circuits", shared(get(workers::circuits)))
         .route("/api/worker/{id}/events", shared(get(events::listen)))

@@ -24,7 +24,11 @@ pub(crate) fn id<T: std::str::FromStr>(segment: &str, noun: &'static str) -> Res
 }
 
 fn node(headers: &HeaderMap) -> Option<&str> {
-    headers.get(NODE_HEADER)?.to_str().ok().filter(|name| !name.is_empty())
+    headers
+        .get(NODE_HEADER)?
+        .to_str()
+        .ok()
+        .filter(|name| !name.is_empty())
 }
 
 async fn full(app: &App, worker: Worker) -> Result<Response, ApiError> {
@@ -87,7 +91,9 @@ pub(crate) async fn leave(
     Path(segment): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    app.registry.leave(id(&segment, "worker")?, node(&headers)).await?;
+    app.registry
+        .leave(id(&segment, "worker")?, node(&headers))
+        .await?;
     Ok(Answer(json!({"success": true})).into_response())
 }
 
@@ -174,7 +180,8 @@ fn registration(params: &Params) -> Result<Registration, ApiError> {
             filtered_apps_only: required.7?,
             accepted_traffics: required.8?,
             app_filters: fields.optional("app_filters", filters).unwrap_or_default(),
-            traefik_last_used_marker_path: fields.optional("traefik_last_used_marker_path", params::text),
+            traefik_last_used_marker_path: fields
+                .optional("traefik_last_used_marker_path", params::text),
             port_range: fields.optional("port_range", range),
             wildcard_domain: fields.optional("wildcard_domain", params::text),
             wildcard_traffic_port: fields.optional("wildcard_traffic_port", params::port),
@@ -200,6 +207,9 @@ fn filters(value: &Value) -> Result<Vec<AppFilter>, Misfit> {
 fn range(value: &Value) -> Result<(u16, u16), Misfit> {
     match value.as_array().map(Vec::as_slice) {
         Some([first, last]) => Ok((params::port(first)?, params::port(last)?)),
-        _ => Err(("tuple_type", "Input should be the first and the last port".into())),
+        _ => Err((
+            "tuple_type",
+            "Input should be the first and the last port".into(),
+        )),
     }
 }

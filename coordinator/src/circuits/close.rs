@@ -53,7 +53,12 @@ impl Closer {
             request_id: request_id.map(str::to_owned),
             created_at: timestamp::now(),
         };
-        self.bus.announce(Announcement { event: Arc::new(event), again: false }).await;
+        self.bus
+            .announce(Announcement {
+                event: Arc::new(event),
+                again: false,
+            })
+            .await;
         log::info!(circuit = id.to_string().as_str(), worker = closed.authority.as_str(); "circuit closed");
         Ok(closed)
     }

@@ -8,8 +8,5 @@ mod close;
 mod open;
 mod place;
 
-#[cfg(test)]
-mod tests;
-
 pub use close::{CloseError, Closer};
 pub use open::{OpenError, Opener, Opening};

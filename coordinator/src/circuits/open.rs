@@ -17,7 +17,9 @@ use uuid::Uuid;
 use super::close::Closer;
 use super::place::{self, Wish};
 use crate::publish::{Acknowledgements, Announcement, Bus};
-use crate::store::{LoggedEvent, NewCircuit, Opened, Reuse, SessionToken, SlotWish, Store, StoreError};
+use crate::store::{
+    LoggedEvent, NewCircuit, Opened, Reuse, SessionToken, SlotWish, Store, StoreError,
+};
 
 /// Fresh looks at the workers before an opener is told that there is no room.
 const ROUNDS: usize = 3;
@@ -101,7 +103,13 @@ impl Opener {
         patience: Duration,
     ) -> Self {
         let closer = Closer::new(Arc::clone(&store), bus.clone());
-        Self { store, bus, acknowledgements, closer, patience }
+        Self {
+            store,
+            bus,
+            acknowledgements,
+            closer,
+            patience,
+        }
     }
 
     /// Opens the circuit, or shares one that is there, and returns when its worker serves it.
@@ -114,7 +122,9 @@ impl Opener {
         let this = Arc::clone(self);
         let id = request_id::current().unwrap_or_else(request_id::RequestId::generate);
         let work = request_id::scope(id, async move { this.open_and_wait(&opening).await });
-        tokio::spawn(work).await.unwrap_or_else(|_| Err(OpenError::Interrupted))
+        tokio::spawn(work)
+            .await
+            .unwrap_or_else(|_| Err(OpenError::Interrupted))
     }
 
     async fn open_and_wait(&self, opening: &Opening) -> Result<Opened, OpenError> {
@@ -141,7 +151,9 @@ impl Opener {
             return Ok(opened);
         }
         self.undo(&opened).await;
-        Err(OpenError::NotAcknowledged { worker: opened.worker.authority })
+        Err(OpenError::NotAcknowledged {
+            worker: opened.worker.authority,
+        })
     }
 
     /// A circuit that the opener may share.
@@ -193,7 +205,11 @@ impl Opener {
     ) -> Result<Option<Opened>, OpenError> {
         let mut slot = first_slot(worker, opening);
         for _ in 0..OTHER_NAMES {
-            match self.store.open_circuit(&new_circuit(worker, slot, opening, token)).await {
+            match self
+                .store
+                .open_circuit(&new_circuit(worker, slot, opening, token))
+                .await
+            {
                 Ok(opened) => return Ok(Some(opened)),
                 Err(StoreError::SubdomainTaken { subdomain }) => {
                     slot = SlotWish::Subdomain(subdomain::alternative(&subdomain));
@@ -246,7 +262,10 @@ fn properties(token: &SessionToken) -> Vec<AppFilter> {
         ("session.access_key", token.access_key.clone()),
         ("session.domain_name", token.domain_name.clone()),
     ];
-    let filter = |(key, value): (&str, String)| AppFilter { key: key.to_owned(), value };
+    let filter = |(key, value): (&str, String)| AppFilter {
+        key: key.to_owned(),
+        value,
+    };
     pairs.into_iter().map(filter).collect()
 }
 
@@ -306,5 +325,8 @@ fn announcement(opened: &Opened) -> Announcement {
         request_id: request_id::current().map(|id| id.as_str().to_owned()),
         created_at: timestamp::now(),
     };
-    Announcement { event: Arc::new(event), again: opened.reused }
+    Announcement {
+        event: Arc::new(event),
+        again: opened.reused,
+    }
 }

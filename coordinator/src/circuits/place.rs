@@ -43,7 +43,11 @@ pub(crate) fn rank<'a>(
             && wish.port.is_none_or(|port| may_hold(worker, port))
     };
     let fitting: Vec<&Worker> = workers.iter().filter(fits).collect();
-    let mut ranked: Vec<&Worker> = fitting.iter().copied().filter(|worker| matched(worker)).collect();
+    let mut ranked: Vec<&Worker> = fitting
+        .iter()
+        .copied()
+        .filter(|worker| matched(worker))
+        .collect();
     if ranked.is_empty() {
         ranked = fitting;
         ranked.retain(|worker| !worker.filtered_apps_only);
@@ -127,13 +131,24 @@ mod tests {
     };
 
     fn names(ranked: &[&Worker]) -> Vec<String> {
-        ranked.iter().map(|worker| worker.authority.clone()).collect()
+        ranked
+            .iter()
+            .map(|worker| worker.authority.clone())
+            .collect()
     }
 
     #[test]
     fn wildcard_first_then_the_least_loaded() {
-        let workers = [port("p1", 10, 5), wildcard("w9", 9), port("p2", 10, 2), wildcard("w1", 1)];
-        assert_eq!(names(&rank(&workers, &[], &PLAIN, 1)), ["w1", "w9", "p2", "p1"]);
+        let workers = [
+            port("p1", 10, 5),
+            wildcard("w9", 9),
+            port("p2", 10, 2),
+            wildcard("w1", 1),
+        ];
+        assert_eq!(
+            names(&rank(&workers, &[], &PLAIN, 1)),
+            ["w1", "w9", "p2", "p1"]
+        );
     }
 
     #[test]
@@ -144,7 +159,13 @@ mod tests {
         tcp.protocol = Protocol::Tcp;
         let mut inference = wildcard("inference", 0);
         inference.accepted_traffics = vec![AppMode::Inference];
-        let workers = [lost, tcp, inference, port("full", 10, 10), port("good", 10, 9)];
+        let workers = [
+            lost,
+            tcp,
+            inference,
+            port("full", 10, 10),
+            port("good", 10, 9),
+        ];
         assert_eq!(names(&rank(&workers, &[], &PLAIN, 1)), ["good"]);
     }
 
@@ -153,12 +174,18 @@ mod tests {
         let mut own = port("own", 10, 9);
         own.filtered_apps_only = true;
         let workers = [own, port("free", 10, 0)];
-        let filter = AppFilter { key: "session.user_uuid".into(), value: "u1".into() };
+        let filter = AppFilter {
+            key: "session.user_uuid".into(),
+            value: "u1".into(),
+        };
         let filters = [(workers[0].id, filter.clone())];
         assert_eq!(names(&rank(&workers, &filters, &PLAIN, 1)), ["free"]);
 
         let properties = [filter];
-        let wish = Wish { properties: &properties, ..PLAIN };
+        let wish = Wish {
+            properties: &properties,
+            ..PLAIN
+        };
         assert_eq!(names(&rank(&workers, &filters, &wish, 1)), ["own"]);
     }
 
@@ -167,7 +194,10 @@ mod tests {
         let mut other = port("other", 10, 0);
         other.port_range = Some((200, 209));
         let workers = [other, wildcard("w", 0), port("has", 10, 9)];
-        let wish = Wish { port: Some(105), ..PLAIN };
+        let wish = Wish {
+            port: Some(105),
+            ..PLAIN
+        };
         assert_eq!(names(&rank(&workers, &[], &wish, 1)), ["has", "w"]);
     }
 

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use patchbay_common::config::{ByteSize, HostPort, Seconds, Secret};
-use serde::{Deserialize, Deserializer};
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 
 /// `[proxy_coordinator]` (contract/config.md §3).
 #[derive(Debug, Deserialize)]

@@ -104,7 +104,12 @@ impl Expected {
             std::future::pending().await
         };
         let by_generation = async {
-            if self.reached.wait_for(|known| *known >= generation).await.is_err() {
+            if self
+                .reached
+                .wait_for(|known| *known >= generation)
+                .await
+                .is_err()
+            {
                 std::future::pending().await
             }
         };

@@ -108,7 +108,10 @@ impl Outbox {
                 marks.push(mark);
                 continue;
             }
-            let announcement = Announcement { event: Arc::new(event), again: false };
+            let announcement = Announcement {
+                event: Arc::new(event),
+                again: false,
+            };
             if !bus.send(&announcement).await {
                 // Order matters more than speed: the rest waits with this one.
                 break;

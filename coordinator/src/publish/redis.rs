@@ -77,7 +77,10 @@ impl Redis {
 
     /// Keeps both connections up until the process ends.
     pub async fn run(&self, store: &dyn Store, acknowledgements: &Acknowledgements) {
-        tokio::join!(self.keep_sending(), self.keep_listening(store, acknowledgements));
+        tokio::join!(
+            self.keep_sending(),
+            self.keep_listening(store, acknowledgements)
+        );
     }
 
     async fn keep_sending(&self) {
@@ -149,7 +152,10 @@ impl Redis {
                 Ok(Some(message)) => hear(message.get_payload_bytes(), store, book).await,
                 Ok(None) => return Ok(()),
                 Err(_) => {
-                    if within(ANSWER_WITHIN, sink.ping::<redis::Value>()).await.is_err() {
+                    if within(ANSWER_WITHIN, sink.ping::<redis::Value>())
+                        .await
+                        .is_err()
+                    {
                         return Ok(());
                     }
                 }
@@ -163,7 +169,9 @@ impl Redis {
             .set_response_timeout(Some(ANSWER_WITHIN));
         let open = async {
             let client = self.client().await?;
-            client.get_multiplexed_async_connection_with_config(&config).await
+            client
+                .get_multiplexed_async_connection_with_config(&config)
+                .await
         };
         within(CONNECT_WITHIN, open).await
     }
@@ -172,7 +180,10 @@ impl Redis {
     async fn client(&self) -> RedisResult<Client> {
         let address = match &self.settings.address {
             RedisAddress::Single(address) => address.clone(),
-            RedisAddress::Sentinel { nodes, service_name } => find_master(nodes, service_name).await?,
+            RedisAddress::Sentinel {
+                nodes,
+                service_name,
+            } => find_master(nodes, service_name).await?,
         };
         let mut login = RedisConnectionInfo::default().set_db(LIVE);
         if let Some(password) = &self.settings.password {
@@ -192,7 +203,10 @@ impl Redis {
             .await
             .map_err(|cause| {
                 self.broken.notify_one();
-                PublishError::Failed { bus: "redis", cause: Box::new(cause) }
+                PublishError::Failed {
+                    bus: "redis",
+                    cause: Box::new(cause),
+                }
             })
     }
 
@@ -284,7 +298,13 @@ async fn find_master(nodes: &[HostPort], service: &str) -> RedisResult<HostPort>
         };
         match within(ANSWER_WITHIN, ask).await {
             Ok(Some((host, port))) => return Ok(HostPort::new(host, port)),
-            Ok(None) => last = (ErrorKind::InvalidClientConfig, "the sentinels do not know redis.service_name").into(),
+            Ok(None) => {
+                last = (
+                    ErrorKind::InvalidClientConfig,
+                    "the sentinels do not know redis.service_name",
+                )
+                    .into()
+            }
             Err(error) => last = error,
         }
     }
@@ -292,8 +312,7 @@ async fn find_master(nodes: &[HostPort], service: &str) -> RedisResult<HostPort>
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-        Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into())
-    })
+    tokio::time::timeout(limit, work)
+        .await
+        .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
 }
-

@@ -163,7 +163,11 @@ impl Feed {
     }
 
     async fn read_log(&mut self) -> Result<(), StoreError> {
-        match self.store.events_after(self.worker, self.place, BATCH).await? {
+        match self
+            .store
+            .events_after(self.worker, self.place, BATCH)
+            .await?
+        {
             Some(events) => {
                 // A full batch may not be all.
                 self.look = events.len() == BATCH;

@@ -110,12 +110,18 @@ fn check(registration: &Registration) -> Result<(), JoinError> {
         FrontendMode::Port => match registration.port_range {
             Some((first, last)) if 0 < first && first <= last => Ok(()),
             Some(_) => refuse("port_range", "the first port must be from 1 up to the last"),
-            None => refuse("port_range", "a worker in port mode needs its first and last port"),
+            None => refuse(
+                "port_range",
+                "a worker in port mode needs its first and last port",
+            ),
         },
         FrontendMode::Wildcard => match registration.wildcard_domain.as_deref() {
             Some(domain) if domain.starts_with('.') && domain.len() > 1 => Ok(()),
             Some(_) => refuse("wildcard_domain", "the domain must begin with a dot"),
-            None => refuse("wildcard_domain", "a worker in wildcard mode needs its domain"),
+            None => refuse(
+                "wildcard_domain",
+                "a worker in wildcard mode needs its domain",
+            ),
         },
     }
 }
@@ -134,12 +140,28 @@ mod tests {
         let (port, wildcard) = (sample("body_port_mode"), sample("body_wildcard_mode"));
         assert!(check(&port).is_ok() && check(&wildcard).is_ok());
         for range in [None, Some((0, 5)), Some((9, 8))] {
-            let bad = Registration { port_range: range, ..port.clone() };
-            assert!(check(&bad).unwrap_err().to_string().starts_with("port_range"));
+            let bad = Registration {
+                port_range: range,
+                ..port.clone()
+            };
+            assert!(
+                check(&bad)
+                    .unwrap_err()
+                    .to_string()
+                    .starts_with("port_range")
+            );
         }
         for domain in [None, Some(".".to_owned()), Some("app.local".to_owned())] {
-            let bad = Registration { wildcard_domain: domain, ..wildcard.clone() };
-            assert!(check(&bad).unwrap_err().to_string().starts_with("wildcard_domain"));
+            let bad = Registration {
+                wildcard_domain: domain,
+                ..wildcard.clone()
+            };
+            assert!(
+                check(&bad)
+                    .unwrap_err()
+                    .to_string()
+                    .starts_with("wildcard_domain")
+            );
         }
     }
 }
