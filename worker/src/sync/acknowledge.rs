@@ -6,7 +6,6 @@ use tokio::sync::mpsc;
 
 use super::backoff::Outage;
 use super::client::Coordinator;
-use super::inbox::Via;
 use super::redis_link::{LiveConnection, RedisLink};
 use super::status::Board;
 
@@ -15,13 +14,22 @@ const CAPACITY: usize = 4_096;
 /// Most acknowledgements in one round trip.
 const BATCH: usize = 64;
 
-/// The keeper's end: leaves acknowledgements without waiting.
+/// What the coordinator is told.
+#[derive(Debug)]
+pub(super) enum Word {
+    /// These circuits are served: published, or told by call if that fails.
+    Served(Message),
+    /// Everything up to this generation is served: told by call.
+    Reached(u64),
+}
+
+/// The keeper's end: leaves words without waiting.
 #[derive(Clone, Debug)]
-pub(super) struct Acknowledger(mpsc::Sender<(Message, Via)>);
+pub(super) struct Acknowledger(mpsc::Sender<Word>);
 
 /// The task that sends them.
 pub(super) struct Sender {
-    due: mpsc::Receiver<(Message, Via)>,
+    due: mpsc::Receiver<Word>,
     redis: Option<LiveConnection>,
     coordinator: Coordinator,
     board: Board,
@@ -29,9 +37,9 @@ pub(super) struct Sender {
 }
 
 impl Acknowledger {
-    /// Leaves the acknowledgement of `created`.
-    pub(super) fn acknowledge(&self, created: Message, via: Via) {
-        if self.0.try_send((created, via)).is_err() {
+    /// Leaves a word.
+    pub(super) fn say(&self, word: Word) {
+        if self.0.try_send(word).is_err() {
             log::warn!("too many acknowledgements wait: one is dropped");
         }
     }
@@ -59,17 +67,19 @@ impl Sender {
     pub(super) async fn run(mut self) {
         let mut batch = Vec::with_capacity(BATCH);
         while self.due.recv_many(&mut batch, BATCH).await > 0 {
-            let (by_redis, by_call): (Vec<_>, Vec<_>) =
-                batch.drain(..).partition(|(_, via)| *via == Via::Redis);
-            let by_redis: Vec<Message> = by_redis.into_iter().map(|(message, _)| message).collect();
-            let unpublished = if self.publish(&by_redis).await {
-                Vec::new()
-            } else {
-                by_redis
-            };
-            let by_call = by_call.into_iter().map(|(message, _)| message);
-            for message in unpublished.into_iter().chain(by_call) {
-                self.call(&message).await;
+            let (mut served, mut reached) = (Vec::new(), None);
+            for word in batch.drain(..) {
+                match word {
+                    Word::Served(message) => served.push(message),
+                    Word::Reached(generation) => reached = reached.max(Some(generation)),
+                }
+            }
+            if !self.publish(&served).await {
+                let last = served.iter().filter_map(|message| message.generation).max();
+                reached = reached.max(last);
+            }
+            if let Some(generation) = reached {
+                self.call(generation).await;
             }
         }
     }
@@ -104,8 +114,8 @@ impl Sender {
         }
     }
 
-    async fn call(&mut self, created: &Message) {
-        let (Some(worker), Some(generation)) = (self.board.worker(), created.generation) else {
+    async fn call(&mut self, generation: u64) {
+        let Some(worker) = self.board.worker() else {
             return;
         };
         match self.coordinator.acknowledge(worker, generation).await {

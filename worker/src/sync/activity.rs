@@ -2,6 +2,7 @@
 //! (contract/data-plane.md §12). Traffic leaves marks in memory; once an interval they are written
 //! to Redis in one round trip.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,6 +10,7 @@ use dashmap::DashMap;
 use patchbay_common::id::{CircuitId, SessionId};
 use redis::Pipeline;
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 use super::backoff::Outage;
 use super::redis_link::{LiveConnection, RedisLink};
@@ -195,18 +197,27 @@ impl Writer {
         }
     }
 
-    /// Writes for ever.
-    pub(super) async fn run(&mut self, activity: &Activity, every: Duration) {
+    /// Writes until it is told to stop, and then once more. It is never cut off within a write,
+    /// which would lose the marks it carries.
+    pub(super) async fn run(
+        mut self,
+        activity: Arc<Activity>,
+        every: Duration,
+        stop: CancellationToken,
+    ) {
         let mut ticks = tokio::time::interval(every.max(Duration::from_millis(10)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            self.write(activity).await;
+        while !stop.is_cancelled() {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = stop.cancelled() => {}
+            }
+            self.write(&activity).await;
         }
     }
 
     /// Writes what there is.
-    pub(super) async fn write(&mut self, activity: &Activity) {
+    async fn write(&mut self, activity: &Activity) {
         let mut all = activity.take();
         while !all.is_empty() {
             let batch = all.batch();

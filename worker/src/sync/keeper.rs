@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::acknowledge::Acknowledger;
+use super::acknowledge::{Acknowledger, Word};
 use super::backoff::{Backoff, Outage, shorten};
 use super::client::{CallError, Coordinator};
 use super::inbox::{Input, Outlet, Via};
@@ -56,6 +56,8 @@ pub(super) struct Keeper {
     held: Vec<(Message, Via)>,
     subscribed: Option<u64>,
     promoting: Option<u64>,
+    /// The generation the coordinator was last told.
+    acknowledged: Option<u64>,
 }
 
 impl Keeper {
@@ -76,6 +78,7 @@ impl Keeper {
             held: Vec::new(),
             subscribed: None,
             promoting: None,
+            acknowledged: None,
         }
     }
 
@@ -99,6 +102,9 @@ impl Keeper {
                     None => return,
                 },
                 () = sleep_until(self.due), if self.fetches.is_empty() => self.fetch(),
+            }
+            if !self.held.is_empty() && self.ledger.urgency() == Urgency::None {
+                self.release();
             }
             self.plan();
         }
@@ -160,7 +166,9 @@ impl Keeper {
         touched.into_iter().all(has)
     }
 
-    fn acknowledge(&self, mut message: Message, via: Via) {
+    /// Acknowledges circuits the table has. The number that goes with it says that everything up
+    /// to there is served, so it never goes beyond what the ledger knows.
+    fn acknowledge(&mut self, mut message: Message, via: Via) {
         let Change::Created(circuits) = &message.event.change else {
             return;
         };
@@ -172,8 +180,29 @@ impl Keeper {
             log::warn!("not acknowledged: slot {slot} is not served here");
             return;
         }
-        message.generation = message.generation.or(self.ledger.known());
-        self.tools.acknowledger.acknowledge(message, via);
+        let known = self.ledger.known();
+        match (via, known) {
+            (Via::Redis, _) => {
+                message.generation = message.generation.min(known);
+                self.acknowledged = self.acknowledged.max(message.generation);
+                self.tools.acknowledger.say(Word::Served(message));
+            }
+            (Via::Stream, Some(known)) if message.generation <= Some(known) => {
+                self.acknowledged = Some(known);
+                self.tools.acknowledger.say(Word::Reached(known));
+            }
+            // A change before it is missing yet.
+            (Via::Stream, _) => self.hold(message, via),
+        }
+    }
+
+    /// Acknowledges what waited and is in the table now.
+    fn release(&mut self) {
+        for (message, via) in std::mem::take(&mut self.held) {
+            if self.in_table(&message) {
+                self.acknowledge(message, via);
+            }
+        }
     }
 
     fn fetch(&mut self) {
@@ -216,11 +245,15 @@ impl Keeper {
                 status.redis = Some(RedisState::Current);
             }
         });
-        for (message, via) in std::mem::take(&mut self.held) {
-            if self.in_table(&message) {
-                self.acknowledge(message, via);
-            }
+        self.release();
+        // The event of a circuit may have been lost, and its opener be waiting.
+        let known = self.ledger.known();
+        if let (Some(known), Some(before)) = (known, self.acknowledged)
+            && known > before
+        {
+            self.tools.acknowledger.say(Word::Reached(known));
         }
+        self.acknowledged = known;
     }
 
     fn fetch_failed(&mut self, error: &CallError) {

@@ -115,7 +115,11 @@ impl Link {
         if let Some(redis) = &redis {
             let hearing = subscriber::run(redis.clone(), inbox.clone(), link.board.clone());
             link.spawn(&link.working, hearing);
-            link.write_activity(Writer::new(redis.clone()), config.sync.activity_interval.0);
+            link.tasks.spawn(Writer::new(redis.clone()).run(
+                Arc::clone(&link.activity),
+                config.sync.activity_interval.0,
+                link.working.clone(),
+            ));
         }
         link.join(config, tools, inbox, outlet);
         Ok(link)
@@ -142,18 +146,6 @@ impl Link {
             tasks.spawn(until(beating, heart.run()));
             tasks.spawn(until(working.clone(), keeper.run(outlet)));
             tasks.spawn(until(working, stream));
-        });
-    }
-
-    fn write_activity(&self, mut writer: Writer, every: Duration) {
-        let (activity, working) = (Arc::clone(&self.activity), self.working.clone());
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = working.cancelled() => {}
-                () = writer.run(&activity, every) => {}
-            }
-            // The last marks of a process that drains.
-            writer.write(&activity).await;
         });
     }
 

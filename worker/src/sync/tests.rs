@@ -98,8 +98,13 @@ async fn the_heartbeat_names_the_node_and_repairs_what_was_lost() {
     let worker = room.link.status().worker.unwrap();
     let call = format!("PATCH /api/worker/{worker}");
     // Nothing is sent on the stream.
-    coordinator.commit(Change::Created(vec![circuit(10_205)]));
+    let (generation, _) = coordinator.commit(Change::Created(vec![circuit(10_205)]));
     room.serves(10_205, true).await;
+    // Its opener waits all the same.
+    eventually("it is acknowledged", || {
+        coordinator.books().acknowledged == [generation]
+    })
+    .await;
     let books = coordinator.books();
     let (_, noted) = books.calls.iter().find(|(name, _)| *name == call).unwrap();
     assert_eq!(noted["content-length"], "0");
@@ -195,6 +200,22 @@ async fn leaving_says_goodbye_and_ends_the_heartbeat() {
     room.serves(10_205, true).await;
     room.link.stop().await;
     eventually("the stream is closed", || coordinator.streams() == 0).await;
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_beyond_what_is_missing() {
+    let coordinator = FakeCoordinator::start().await;
+    let room = Room::start(&coordinator, "").await;
+    eventually("the stream is open", || coordinator.streams() == 1).await;
+    // The first is committed but not sent: an acknowledgement of the second would cover it.
+    coordinator.commit(Change::Created(vec![circuit(10_205)]));
+    coordinator.commit_and_stream(Change::Created(vec![circuit(10_206)]));
+    room.serves(10_206, true).await;
+    eventually("both are acknowledged", || {
+        !coordinator.books().acknowledged.is_empty()
+    })
+    .await;
+    assert!(room.table.at_port(10_205).is_some());
 }
 
 struct Deaf;
@@ -301,6 +322,48 @@ async fn a_killed_subscription_comes_back_and_fetches() {
     room.serves(10_205, true).await;
     eventually("Redis is current again", current).await;
     assert!(room.link.status().fetches > before);
+}
+
+#[tokio::test]
+async fn a_redis_that_falls_silent_is_noticed() {
+    let port = PrivateRedis::free_port().await;
+    let Some(redis) = PrivateRedis::start(port).await else {
+        return;
+    };
+    let coordinator = FakeCoordinator::start().await;
+    let room = Room::start(&coordinator, &redis_section(&redis)).await;
+    let current = || room.link.status().redis == Some(RedisState::Current);
+    eventually("Redis is current", current).await;
+    redis.signal("STOP").await;
+    let silent = tokio::time::Instant::now();
+    eventually("the stream stands in", || coordinator.streams() == 1).await;
+    assert!(silent.elapsed() < Duration::from_secs(6));
+    redis.signal("CONT").await;
+    eventually("Redis is current again", current).await;
+}
+
+#[tokio::test]
+async fn redis_is_found_through_sentinels() {
+    let port = PrivateRedis::free_port().await;
+    let Some(redis) = PrivateRedis::start(port).await else {
+        return;
+    };
+    let sentinel = PrivateRedis::sentinel(PrivateRedis::free_port().await, port).await;
+    let sentinel = sentinel.unwrap();
+    let coordinator = FakeCoordinator::start().await;
+    let nobody = PrivateRedis::free_port().await;
+    let section = format!(
+        "[redis]\nservice_name = \"mymaster\"\nsentinel = [\
+         {{ host = \"127.0.0.1\", port = {nobody} }}, \
+         {{ host = \"127.0.0.1\", port = {} }}]\n",
+        sentinel.port
+    );
+    let room = Room::start(&coordinator, &section).await;
+    let current = || room.link.status().redis == Some(RedisState::Current);
+    eventually("Redis is current", current).await;
+    let (generation, event) = coordinator.commit(Change::Created(vec![circuit(10_205)]));
+    publish(&redis, event, Some(generation)).await;
+    room.serves(10_205, true).await;
 }
 
 #[tokio::test]

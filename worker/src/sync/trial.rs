@@ -2,7 +2,6 @@
 //! cut off, restarted and made to forget.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -312,22 +311,33 @@ pub(crate) struct PrivateRedis {
 
 impl PrivateRedis {
     pub(crate) async fn start(port: u16) -> Option<Self> {
+        Self::run(port, "save \"\"\n", &[]).await
+    }
+
+    /// A sentinel that knows `server` as `mymaster`.
+    pub(crate) async fn sentinel(port: u16, server: u16) -> Option<Self> {
+        let file = format!("sentinel monitor mymaster 127.0.0.1 {server} 1\n");
+        Self::run(port, &file, &["--sentinel"]).await
+    }
+
+    async fn run(port: u16, settings: &str, flags: &[&str]) -> Option<Self> {
         let program = std::env::var("PATCHBAY_TEST_REDIS_SERVER");
         let program = program.unwrap_or_else(|_| "redis-server".into());
         let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("redis.conf");
+        let place = folder.path().display();
+        let head = format!("port {port}\nbind 127.0.0.1\ndir {place}\n");
+        std::fs::write(&file, head + settings).unwrap();
         let spawned = tokio::process::Command::new(program)
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
-            .args(["--save", "", "--appendonly", "no", "--dir"])
-            .arg(folder.path())
+            .arg(file)
+            .args(flags)
             .stdout(std::process::Stdio::null())
             .kill_on_drop(true)
             .spawn();
         let child = match spawned {
             Ok(child) => child,
             Err(cause) => {
-                let mut note = String::new();
-                let _ = write!(note, "no redis-server, test passed over: {cause}");
-                eprintln!("{note}");
+                eprintln!("no redis-server, test passed over: {cause}");
                 return None;
             }
         };
@@ -345,6 +355,14 @@ impl PrivateRedis {
     pub(crate) async fn free_port() -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         listener.local_addr().unwrap().port()
+    }
+
+    /// Sends the server a signal by `kill`.
+    pub(crate) async fn signal(&self, name: &str) {
+        let id = self.child.id().unwrap().to_string();
+        let mut kill = tokio::process::Command::new("kill");
+        let done = kill.args(["-s", name, &id]).status().await.unwrap();
+        assert!(done.success());
     }
 
     pub(crate) async fn stop(mut self) {
