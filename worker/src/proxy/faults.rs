@@ -55,8 +55,13 @@ impl CircuitProxy {
                 // Too late for another answer: the connection is cut, so that nobody takes the
                 // part that was sent for the whole.
                 ctx.refusal = Some(refusal);
-            } else if self.refuse(session, ctx, refusal).await.is_err() {
-                status = 0;
+            } else {
+                // The connection is not used again (below): the answer must say so, or the client
+                // sends its next request into a closed connection.
+                session.set_keepalive(None);
+                if self.refuse(session, ctx, refusal).await.is_err() {
+                    status = 0;
+                }
             }
         }
         FailToProxy {
