@@ -1,9 +1,12 @@
 //! When something cannot be done, people get a page and programs a problem document, with the
 //! contract's codes (contract/rest-coordinator.md §4, contract/data-plane.md §2 and §7).
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use patchbay_common::request_id::HEADER;
 use patchbay_tests::browser::{Answer, Browser};
+use patchbay_tests::eventually::eventually;
 use patchbay_tests::opener::Order;
 use patchbay_tests::ports::Ports;
 use patchbay_tests::raw::{Connection, OneShotApp};
@@ -166,9 +169,11 @@ async fn of_the_workers_own_pages() -> Result<()> {
     let (browser, worker) = (Browser::new()?, rig.worker.url());
     let door = rig.open("jupyter").await?;
     rig.opener.close(door.circuit).await?;
-    let gone = accept(&browser, &door.opened.setup, "application/json")
-        .await?
-        .expect(404)?;
+    let gone = eventually("the link is dead", Duration::from_secs(2), async || {
+        let answer = accept(&browser, &door.opened.setup, "application/json").await?;
+        answer.expect(404)
+    })
+    .await?;
     assert_eq!(gone.json()?["title"], "E00002: No such worker:circuit.");
     let missing = accept(&browser, &format!("{worker}/setup"), "application/json").await?;
     assert_eq!(
