@@ -145,12 +145,27 @@ async fn an_app_open_to_the_public_asks_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn options_reaches_the_app_without_a_permit() -> Result<()> {
+async fn only_a_preflight_is_answered_without_a_permit_and_not_by_the_app() -> Result<()> {
     let rig = Rig::start(Parts::embedded()).await?;
     let door = rig.open("jupyter").await?;
     let stranger = Browser::new()?;
-    let request = stranger.request(Method::OPTIONS, &door.at("/echo"))?;
-    stranger.send(request).await?.expect(200)?;
+    let plain = stranger.request(Method::OPTIONS, &door.at("/echo"))?;
+    stranger.send(plain).await?.expect(401)?;
+    let preflight = stranger
+        .request(Method::OPTIONS, &door.at("/echo"))?
+        .header("origin", "https://ui.example")
+        .header("access-control-request-method", "PUT")
+        .header("access-control-request-headers", "authorization");
+    let answer = stranger.send(preflight).await?.expect(204)?;
+    assert_eq!(answer.header("access-control-allow-methods"), "PUT");
+    assert_eq!(
+        answer.header("access-control-allow-headers"),
+        "authorization"
+    );
+    assert_eq!(rig.app.seen("/echo").len(), 0);
+
+    let allowed = door.browser.request(Method::OPTIONS, &door.at("/echo"))?;
+    door.browser.send(allowed).await?.expect(200)?;
     assert_eq!(rig.app.seen("/echo").len(), 1);
     Ok(())
 }

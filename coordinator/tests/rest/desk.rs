@@ -47,7 +47,9 @@ impl Answer {
     }
 
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
     }
 
     pub fn expect(self, status: u16) -> Self {
@@ -69,7 +71,12 @@ impl Desk {
         let streams = Arc::new(Streams::default());
         let bus = Bus::new(vec![streams.clone()], published, |_, _| {});
         let acknowledgements = Arc::new(Acknowledgements::default());
-        let opener = Opener::new(store.clone(), bus.clone(), acknowledgements.clone(), patience);
+        let opener = Opener::new(
+            store.clone(),
+            bus.clone(),
+            acknowledgements.clone(),
+            patience,
+        );
         let drain = Drain::new();
         let rooms = Rooms {
             registry: Registry::new(store.clone(), None),
@@ -90,15 +97,25 @@ impl Desk {
             metric_networks: Vec::new(),
             body_limit: 64 * 1024,
         };
-        Self { router: router(App::new(rooms, settings)), drain, _outbox: outbox }
+        Self {
+            router: router(App::new(rooms, settings)),
+            drain,
+            _outbox: outbox,
+        }
     }
 
     pub async fn send(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (head, body) = response.into_parts();
-        let body = tokio::time::timeout(DEADLINE, body.collect()).await.unwrap();
+        let body = tokio::time::timeout(DEADLINE, body.collect())
+            .await
+            .unwrap();
         let text = String::from_utf8(body.unwrap().to_bytes().to_vec()).unwrap();
-        Answer { status: head.status, headers: head.headers, text }
+        Answer {
+            status: head.status,
+            headers: head.headers,
+            text,
+        }
     }
 
     /// As a caller that holds the secret and takes JSON.
@@ -134,15 +151,23 @@ impl Desk {
 
     /// Registers a worker that does not listen.
     pub async fn silent_worker(&self, registration: Value) -> WorkerId {
-        let answer = self.call(Method::PUT, "/api/worker", Some(registration)).await;
-        answer.expect(200).json()["id"].as_str().unwrap().parse().unwrap()
+        let answer = self
+            .call(Method::PUT, "/api/worker", Some(registration))
+            .await;
+        answer.expect(200).json()["id"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap()
     }
 
     /// Opens a worker's event stream.
     pub async fn listen(&self, worker: WorkerId, after: Option<u64>) -> Feed {
         let mut request = trusted(Method::GET, &format!("/api/worker/{worker}/events"), None);
         if let Some(after) = after {
-            request.headers_mut().insert("last-event-id", after.to_string().parse().unwrap());
+            request
+                .headers_mut()
+                .insert("last-event-id", after.to_string().parse().unwrap());
         }
         let response = self.router.clone().oneshot(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
@@ -187,7 +212,9 @@ impl Feed {
     /// The next event, comments passed over. The coordinator writes one event a piece.
     pub async fn next_or_end(&mut self) -> Option<Event> {
         loop {
-            let piece = tokio::time::timeout(DEADLINE, self.pieces.next()).await.unwrap()?;
+            let piece = tokio::time::timeout(DEADLINE, self.pieces.next())
+                .await
+                .unwrap()?;
             let piece: Bytes = piece.unwrap();
             let text = std::str::from_utf8(&piece).unwrap();
             assert!(text.ends_with("\n\n"), "{text:?}");

@@ -55,8 +55,12 @@ impl CircuitProxy {
                 // Too late for another answer: the connection is cut, so that nobody takes the
                 // part that was sent for the whole.
                 ctx.refusal = Some(refusal);
-            } else if self.refuse(session, ctx, refusal).await.is_err() {
-                status = 0;
+            } else {
+                // Pingora closes the connection after a failure: the client has to know.
+                session.set_keepalive(None);
+                if self.refuse(session, ctx, refusal).await.is_err() {
+                    status = 0;
+                }
             }
         }
         FailToProxy {

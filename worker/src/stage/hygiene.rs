@@ -27,7 +27,9 @@ pub(super) fn inspect(head: &Head<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The head's bytes: lines end in CR LF, and the request line has exactly three words.
+/// The head's bytes: lines end in CR LF, the request line has exactly three words, and the body
+/// is framed once. The engine takes a second framing out of its parsed head, so only the bytes
+/// tell that it was there.
 pub(super) fn inspect_bytes(raw: &[u8]) -> Result<(), Refusal> {
     let mut previous = 0;
     for &byte in raw {
@@ -36,9 +38,21 @@ pub(super) fn inspect_bytes(raw: &[u8]) -> Result<(), Refusal> {
         }
         previous = byte;
     }
-    let line = raw.split(|byte| *byte == b'\r').next().unwrap_or_default();
-    if line.iter().filter(|byte| **byte == b' ').count() != 2 {
+    let mut lines = raw.split(|byte| *byte == b'\n');
+    let first = lines.next().unwrap_or_default();
+    if first.iter().filter(|byte| **byte == b' ').count() != 2 {
         return Err(Refusal::BadRequest("white space in the target"));
     }
+    let framings = lines.filter(|line| is(line, b"content-length") || is(line, b"transfer-encoding"));
+    if framings.count() > 1 {
+        return Err(Refusal::BadRequest("the body is framed more than once"));
+    }
     Ok(())
+}
+
+/// Whether a header line has this name.
+fn is(line: &[u8], name: &[u8]) -> bool {
+    line.get(..name.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(name))
+        && line.get(name.len()) == Some(&b':')
 }
