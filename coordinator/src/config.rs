@@ -16,6 +16,8 @@ use crate::publish::redis::RedisSettings;
 use crate::store::PostgresConfig;
 
 mod sections;
+#[cfg(test)]
+mod tests;
 
 pub use sections::Server;
 use sections::{Db, ProxyCoordinator};

@@ -239,7 +239,7 @@ impl BackgroundService for Keeper {
         let mut outbox = rooms.outbox.lock().await;
         let redis = async {
             if let Some(redis) = &rooms.redis {
-                redis.run(store, &rooms.acknowledgements).await;
+                Box::pin(redis.run(store, &rooms.acknowledgements)).await;
             }
         };
         let work = async {

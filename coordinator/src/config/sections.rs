@@ -21,10 +21,10 @@ pub(super) struct ProxyCoordinator {
     pub(super) metric_access_allowed_hosts: Texts,
     /// Read so that a mistake in it is named; the collector comes with its issue.
     #[serde(rename = "unused_circuit_collection_timeout")]
-    _unused_circuit_collection_timeout: Seconds,
+    pub(super) _unused_circuit_collection_timeout: Seconds,
     /// Names a process among several to the incumbent's consumers, which we have none of.
     #[serde(rename = "id")]
-    _id: Option<String>,
+    pub(super) _id: Option<String>,
 }
 
 impl Default for ProxyCoordinator {
