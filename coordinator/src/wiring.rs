@@ -63,7 +63,7 @@ pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
         }
     });
     if let Err(error) = verified {
-        mistakes.push(format!("db: {error:#}"));
+        mistakes.push(format!("db: {}: {error:#}", config.database));
     }
     Ok(mistakes)
 }
@@ -74,10 +74,11 @@ pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
 /// If the database cannot be reached or is not ours.
 pub fn migrate(config: &Config) -> anyhow::Result<()> {
     // The connections of this store end with the runtime; what serves opens its own.
-    short_lived()?.block_on(async {
-        let store = store(&config.database).context("db")?;
-        store.migrate().await.context("db")
-    })
+    let migrated = short_lived()?.block_on(async {
+        store(&config.database)?.migrate().await?;
+        anyhow::Ok(())
+    });
+    migrated.with_context(|| format!("db: {}", config.database))
 }
 
 fn short_lived() -> anyhow::Result<tokio::runtime::Runtime> {
@@ -89,10 +90,7 @@ fn short_lived() -> anyhow::Result<tokio::runtime::Runtime> {
 
 fn store(database: &Database) -> anyhow::Result<Arc<dyn Store>> {
     match database {
-        Database::Sqlite { path } => {
-            let store = SqliteStore::open(path).with_context(|| path.display().to_string())?;
-            Ok(Arc::new(store))
-        }
+        Database::Sqlite { path } => Ok(Arc::new(SqliteStore::open(path)?)),
         Database::Postgres(config) => Ok(Arc::new(PostgresStore::connect(config.clone())?)),
     }
 }

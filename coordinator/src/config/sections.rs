@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use patchbay_common::config::{ByteSize, HostPort, Seconds, Secret};
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 
 /// `[proxy_coordinator]` (contract/config.md §3).
@@ -77,11 +76,11 @@ pub(super) struct Db {
     pub(super) password: Option<Secret>,
     pub(super) pool_size: usize,
     #[serde(rename = "max_overflow")]
-    _max_overflow: Option<IgnoredAny>,
+    _max_overflow: Option<i64>,
     #[serde(rename = "pool_recycle")]
-    _pool_recycle: Option<IgnoredAny>,
+    _pool_recycle: Option<f64>,
     #[serde(rename = "pool_pre_ping")]
-    _pool_pre_ping: Option<IgnoredAny>,
+    _pool_pre_ping: Option<bool>,
 }
 
 impl Default for Db {

@@ -47,6 +47,8 @@ fn a_file_of_the_incumbent_is_read() {
         password = \"develove\"
         pool_size = 3
         max_overflow = 64
+        pool_recycle = -1
+        pool_pre_ping = true
         addr = {{ host = \"localhost\", port = 8100 }}
         [redis]
         addr = {{ host = \"localhost\", port = 8110 }}
