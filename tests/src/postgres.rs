@@ -48,6 +48,11 @@ impl Database {
         Ok(database)
     }
 
+    /// Host, port and name, for who connects by other means than a configuration file.
+    pub fn place(&self) -> (&str, u16, &str) {
+        (&self.host, self.port, &self.name)
+    }
+
     /// The `[db]` section that leads to it.
     pub fn section(&self) -> String {
         let Self { host, port, name } = self;
