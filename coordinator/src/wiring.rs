@@ -26,6 +26,7 @@ use crate::publish::redis::Redis;
 use crate::publish::{Acknowledgements, Bus, Outbox, Publisher, Streams};
 use crate::registry::{Registry, watch_over};
 use crate::store::{PostgresStore, SqliteStore, Store};
+use crate::supervise::supervise;
 
 /// How long the database may take to answer a check.
 const CHECK_WITHIN: Duration = Duration::from_secs(10);
@@ -234,21 +235,20 @@ impl BackgroundService for Keeper {
     async fn start(&self, _shutdown: ShutdownWatch) {
         let rooms = &self.rooms;
         let store = rooms.store.as_ref();
-        let mut outbox = rooms.outbox.lock().await;
         let redis = async {
-            if let Some(redis) = &rooms.redis {
-                Box::pin(redis.run(store, &rooms.acknowledgements)).await;
-            }
+            let Some(redis) = &rooms.redis else { return };
+            let link = || Box::pin(redis.run(store, &rooms.acknowledgements));
+            supervise("link to redis", link).await;
         };
-        let work = async {
-            tokio::join!(
-                redis,
-                outbox.run(&rooms.store, &rooms.bus, &rooms.streams),
-                watch_over(store, self.worker_timeout),
-                rooms.health.watch(store, rooms.redis.as_deref()),
-                Notify.feed_watchdog(),
-            )
-        };
+        let outbox = supervise("outbox", || async {
+            let mut outbox = rooms.outbox.lock().await;
+            outbox.run(&rooms.store, &rooms.bus, &rooms.streams).await;
+        });
+        let watching = || watch_over(store, self.worker_timeout);
+        let liveness = supervise("watch over the workers", watching);
+        let looking = || rooms.health.watch(store, rooms.redis.as_deref());
+        let health = supervise("health report", looking);
+        let work = async { tokio::join!(redis, outbox, liveness, health, Notify.feed_watchdog()) };
         tokio::select! {
             _ = work => {}
             () = rooms.closing.cancelled() => {}
