@@ -43,7 +43,8 @@ pub(super) fn inspect_bytes(raw: &[u8]) -> Result<(), Refusal> {
     if first.iter().filter(|byte| **byte == b' ').count() != 2 {
         return Err(Refusal::BadRequest("white space in the target"));
     }
-    let framings = lines.filter(|line| is(line, b"content-length") || is(line, b"transfer-encoding"));
+    let framings =
+        lines.filter(|line| is(line, b"content-length") || is(line, b"transfer-encoding"));
     if framings.count() > 1 {
         return Err(Refusal::BadRequest("the body is framed more than once"));
     }

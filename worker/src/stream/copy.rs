@@ -176,8 +176,10 @@ mod tests {
             client.read_to_string(&mut answer).await.unwrap();
             (question, answer)
         };
-        let (spliced, (question, answer)) =
-            tokio::join!(splice(client_end, upstream_end, &meter, LINGER, &closed), ends);
+        let (spliced, (question, answer)) = tokio::join!(
+            splice(client_end, upstream_end, &meter, LINGER, &closed),
+            ends
+        );
         assert_eq!(
             (question.as_str(), answer.as_str()),
             ("question", "late answer")
