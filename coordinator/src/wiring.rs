@@ -101,6 +101,10 @@ fn store(database: &Database) -> anyhow::Result<Arc<dyn Store>> {
 /// # Errors
 /// If it cannot start.
 pub fn run(config: Config) -> anyhow::Result<()> {
+    // Workers and openers hold connections; a shell may grant few unasked.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        log::warn!("the limit on open files cannot be raised: {error}");
+    }
     let tls = config.tls.as_ref().map(load_tls).transpose();
     let tls = tls.context("proxy_coordinator")?;
     let socket = bind(config.bind).context("proxy_coordinator.bind_addr")?;
