@@ -31,14 +31,15 @@ async fn check(
     environment: &[(String, String)],
 ) -> anyhow::Result<Output> {
     let folder = tempfile::tempdir()?;
-    let output = Command::new(binary(program).await?)
-        .args(["--check", "--config"])
-        .arg(file)
-        .env_remove("BACKEND_CONFIG_FILE")
-        .envs(environment.iter().cloned())
-        .current_dir(folder.path())
-        .output()?;
-    Ok(output)
+    let mut command = Command::new(binary(program).await?);
+    command.args(["--check", "--config"]).arg(file);
+    command.env_remove("BACKEND_CONFIG_FILE");
+    command.envs(environment.iter().cloned());
+    if program == COORDINATOR {
+        // The sample's folder is one that systemd makes.
+        command.env("PATCHBAY_DB__PATH", folder.path().join("patchbay.sqlite"));
+    }
+    Ok(command.current_dir(folder.path()).output()?)
 }
 
 fn said(output: &Output) -> String {
@@ -97,14 +98,11 @@ async fn the_agent_accepts_its_sample() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_missing_secret_is_named() -> anyhow::Result<()> {
-    let keys = [
-        "secrets.api_secret",
-        "secrets.jwt_secret",
-        "permit_hash.secret",
-    ];
-    for (program, file) in [
-        (COORDINATOR, "coordinator.toml"),
-        (WORKER, "worker-port.toml"),
+    let shared = ["secrets.api_secret", "secrets.jwt_secret"];
+    let of_worker = [shared[0], shared[1], "permit_hash.secret"];
+    for (program, file, keys) in [
+        (COORDINATOR, "coordinator.toml", &shared[..]),
+        (WORKER, "worker-port.toml", &of_worker[..]),
     ] {
         let output = check(program, &conf().join(file), &[]).await?;
         let answer = said(&output);

@@ -1,5 +1,6 @@
 //! What the operator decides, checked as a whole (contract/config.md §2, §3 and our own section).
 
+use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,8 @@ use crate::publish::redis::RedisSettings;
 use crate::store::PostgresConfig;
 
 mod sections;
+#[cfg(test)]
+mod tests;
 
 pub use sections::Server;
 use sections::{Db, ProxyCoordinator};
@@ -87,6 +90,18 @@ impl Database {
         match self {
             Self::Sqlite { .. } => "sqlite",
             Self::Postgres(_) => "postgres",
+        }
+    }
+}
+
+impl fmt::Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite { path } => write!(f, "{}", path.display()),
+            Self::Postgres(database) => {
+                let address = HostPort::new(database.host.as_str(), database.port);
+                write!(f, "{} at {address}", database.name)
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod listen;
 pub mod publish;
 pub mod registry;
 pub mod store;
+mod supervise;
 pub mod wiring;
 
 #[cfg(test)]

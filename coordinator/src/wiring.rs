@@ -26,6 +26,7 @@ use crate::publish::redis::Redis;
 use crate::publish::{Acknowledgements, Bus, Outbox, Publisher, Streams};
 use crate::registry::{Registry, watch_over};
 use crate::store::{PostgresStore, SqliteStore, Store};
+use crate::supervise::supervise;
 
 /// How long the database may take to answer a check.
 const CHECK_WITHIN: Duration = Duration::from_secs(10);
@@ -63,7 +64,7 @@ pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
         }
     });
     if let Err(error) = verified {
-        mistakes.push(format!("db: {error:#}"));
+        mistakes.push(format!("db: {}: {error:#}", config.database));
     }
     Ok(mistakes)
 }
@@ -74,10 +75,11 @@ pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
 /// If the database cannot be reached or is not ours.
 pub fn migrate(config: &Config) -> anyhow::Result<()> {
     // The connections of this store end with the runtime; what serves opens its own.
-    short_lived()?.block_on(async {
-        let store = store(&config.database).context("db")?;
-        store.migrate().await.context("db")
-    })
+    let migrated = short_lived()?.block_on(async {
+        store(&config.database)?.migrate().await?;
+        anyhow::Ok(())
+    });
+    migrated.with_context(|| format!("db: {}", config.database))
 }
 
 fn short_lived() -> anyhow::Result<tokio::runtime::Runtime> {
@@ -89,10 +91,7 @@ fn short_lived() -> anyhow::Result<tokio::runtime::Runtime> {
 
 fn store(database: &Database) -> anyhow::Result<Arc<dyn Store>> {
     match database {
-        Database::Sqlite { path } => {
-            let store = SqliteStore::open(path).with_context(|| path.display().to_string())?;
-            Ok(Arc::new(store))
-        }
+        Database::Sqlite { path } => Ok(Arc::new(SqliteStore::open(path)?)),
         Database::Postgres(config) => Ok(Arc::new(PostgresStore::connect(config.clone())?)),
     }
 }
@@ -102,6 +101,10 @@ fn store(database: &Database) -> anyhow::Result<Arc<dyn Store>> {
 /// # Errors
 /// If it cannot start.
 pub fn run(config: Config) -> anyhow::Result<()> {
+    // Workers and openers hold connections; a shell may grant few unasked.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        log::warn!("the limit on open files cannot be raised: {error}");
+    }
     let tls = config.tls.as_ref().map(load_tls).transpose();
     let tls = tls.context("proxy_coordinator")?;
     let socket = bind(config.bind).context("proxy_coordinator.bind_addr")?;
@@ -236,21 +239,20 @@ impl BackgroundService for Keeper {
     async fn start(&self, _shutdown: ShutdownWatch) {
         let rooms = &self.rooms;
         let store = rooms.store.as_ref();
-        let mut outbox = rooms.outbox.lock().await;
         let redis = async {
-            if let Some(redis) = &rooms.redis {
-                redis.run(store, &rooms.acknowledgements).await;
-            }
+            let Some(redis) = &rooms.redis else { return };
+            let link = || Box::pin(redis.run(store, &rooms.acknowledgements));
+            supervise("link to redis", link).await;
         };
-        let work = async {
-            tokio::join!(
-                redis,
-                outbox.run(&rooms.store, &rooms.bus, &rooms.streams),
-                watch_over(store, self.worker_timeout),
-                rooms.health.watch(store, rooms.redis.as_deref()),
-                Notify.feed_watchdog(),
-            )
-        };
+        let outbox = supervise("outbox", || async {
+            let mut outbox = rooms.outbox.lock().await;
+            outbox.run(&rooms.store, &rooms.bus, &rooms.streams).await;
+        });
+        let watching = || watch_over(store, self.worker_timeout);
+        let liveness = supervise("watch over the workers", watching);
+        let looking = || rooms.health.watch(store, rooms.redis.as_deref());
+        let health = supervise("health report", looking);
+        let work = async { tokio::join!(redis, outbox, liveness, health, Notify.feed_watchdog()) };
         tokio::select! {
             _ = work => {}
             () = rooms.closing.cancelled() => {}

@@ -16,14 +16,15 @@ const REQUEST_ID: &str = "request_id";
 /// Modules whose warnings are about single connections, which our own logs account for already.
 const CHATTY: [&str; 2] = ["pingora_core", "pingora_proxy"];
 
-/// Installs the process's logger. Modules of other crates are heard from `warn` up unless
-/// `level` is `debug` or finer. A second call changes nothing.
+/// Installs the process's logger. Modules of other crates are heard from `warn` up, and a level
+/// behind ours where ours is `debug` or finer. A second call changes nothing.
 pub fn install(level: LevelFilter, format: LogFormat) {
     let mut builder = env_logger::Builder::new();
-    let others = if level >= LevelFilter::Debug {
-        level
-    } else {
-        level.min(LevelFilter::Warn)
+    // A step behind ours: at `debug` the engine prints whole heads, credentials included.
+    let others = match level {
+        LevelFilter::Trace => LevelFilter::Debug,
+        LevelFilter::Debug => LevelFilter::Info,
+        level => level.min(LevelFilter::Warn),
     };
     if level < LevelFilter::Debug {
         for module in CHATTY {

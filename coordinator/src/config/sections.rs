@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use patchbay_common::config::{ByteSize, HostPort, Seconds, Secret};
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 
 /// `[proxy_coordinator]` (contract/config.md §3).
@@ -21,10 +20,10 @@ pub(super) struct ProxyCoordinator {
     pub(super) metric_access_allowed_hosts: Texts,
     /// Read so that a mistake in it is named; the collector comes with its issue.
     #[serde(rename = "unused_circuit_collection_timeout")]
-    _unused_circuit_collection_timeout: Seconds,
+    pub(super) _unused_circuit_collection_timeout: Seconds,
     /// Names a process among several to the incumbent's consumers, which we have none of.
     #[serde(rename = "id")]
-    _id: Option<String>,
+    pub(super) _id: Option<String>,
 }
 
 impl Default for ProxyCoordinator {
@@ -77,11 +76,11 @@ pub(super) struct Db {
     pub(super) password: Option<Secret>,
     pub(super) pool_size: usize,
     #[serde(rename = "max_overflow")]
-    _max_overflow: Option<IgnoredAny>,
+    _max_overflow: Option<i64>,
     #[serde(rename = "pool_recycle")]
-    _pool_recycle: Option<IgnoredAny>,
+    _pool_recycle: Option<f64>,
     #[serde(rename = "pool_pre_ping")]
-    _pool_pre_ping: Option<IgnoredAny>,
+    _pool_pre_ping: Option<bool>,
 }
 
 impl Default for Db {

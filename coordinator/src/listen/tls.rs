@@ -46,6 +46,9 @@ pub fn load(files: &TlsFiles) -> Result<Arc<Acceptor>, TlsError> {
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.cert)
         .and_then(Iterator::collect)
         .map_err(chain_error)?;
+    if chain.is_empty() {
+        return Err(chain_error(rustls::pki_types::pem::Error::NoItemsFound));
+    }
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|cause| TlsError::Key {
         file: files.key.clone(),
         cause,

@@ -53,13 +53,28 @@ pub enum StoreError {
         problem: String,
     },
     /// The database did not answer, or failed; trying again may help.
-    #[error("the database failed while {doing}: {cause}")]
+    #[error("the database failed while {doing}: {}", chain(cause.as_ref()))]
     Failed {
         /// What was being done.
         doing: &'static str,
         /// What the driver said.
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+/// An error and what lies beneath it: drivers keep the reason out of their first sentence.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
 }
 
 /// Names what was being done when a driver failed.

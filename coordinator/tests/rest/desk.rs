@@ -22,35 +22,37 @@ use patchbay_coordinator::store::{SqliteStore, Store};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
-pub const SECRET: &str = "some_api_secret";
-pub const JWT_SECRET: &str = "some_jwt_secret";
-pub const SESSION: &str = "6f0a7a52-6c2e-4a56-8f3c-2f1a0f4c9d01";
+pub(crate) const SECRET: &str = "some_api_secret";
+pub(crate) const JWT_SECRET: &str = "some_jwt_secret";
+pub(crate) const SESSION: &str = "6f0a7a52-6c2e-4a56-8f3c-2f1a0f4c9d01";
 /// Longest a test waits for anything.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-pub struct Desk {
+pub(crate) struct Desk {
     router: Router,
-    pub drain: Drain,
+    pub(crate) drain: Drain,
     // Events may be noted as published; nobody writes the notes down here.
     _outbox: Outbox,
 }
 
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub text: String,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("not JSON: {}", self.text))
     }
 
-    pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
     }
 
-    pub fn expect(self, status: u16) -> Self {
+    pub(crate) fn expect(self, status: u16) -> Self {
         assert_eq!(self.status.as_u16(), status, "{}", self.text);
         self
     }
@@ -58,18 +60,23 @@ impl Answer {
 
 impl Desk {
     /// Gives workers 5 s.
-    pub async fn open() -> Self {
+    pub(crate) async fn open() -> Self {
         Self::patient(Duration::from_secs(5)).await
     }
 
-    pub async fn patient(patience: Duration) -> Self {
+    pub(crate) async fn patient(patience: Duration) -> Self {
         let store: Arc<dyn Store> = Arc::new(SqliteStore::in_memory());
         store.migrate().await.unwrap();
         let (published, outbox) = Outbox::new();
         let streams = Arc::new(Streams::default());
         let bus = Bus::new(vec![streams.clone()], published, |_, _| {});
         let acknowledgements = Arc::new(Acknowledgements::default());
-        let opener = Opener::new(store.clone(), bus.clone(), acknowledgements.clone(), patience);
+        let opener = Opener::new(
+            store.clone(),
+            bus.clone(),
+            acknowledgements.clone(),
+            patience,
+        );
         let drain = Drain::new();
         let rooms = Rooms {
             registry: Registry::new(store.clone(), None),
@@ -90,39 +97,49 @@ impl Desk {
             metric_networks: Vec::new(),
             body_limit: 64 * 1024,
         };
-        Self { router: router(App::new(rooms, settings)), drain, _outbox: outbox }
+        Self {
+            router: router(App::new(rooms, settings)),
+            drain,
+            _outbox: outbox,
+        }
     }
 
-    pub async fn send(&self, request: Request<Body>) -> Answer {
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (head, body) = response.into_parts();
-        let body = tokio::time::timeout(DEADLINE, body.collect()).await.unwrap();
+        let body = tokio::time::timeout(DEADLINE, body.collect())
+            .await
+            .unwrap();
         let text = String::from_utf8(body.unwrap().to_bytes().to_vec()).unwrap();
-        Answer { status: head.status, headers: head.headers, text }
+        Answer {
+            status: head.status,
+            headers: head.headers,
+            text,
+        }
     }
 
     /// As a caller that holds the secret and takes JSON.
-    pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+    pub(crate) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
         self.send(trusted(method, path, body)).await
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.call(Method::GET, path, None).await
     }
 
-    pub async fn post(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
         self.call(Method::POST, path, Some(body)).await
     }
 
     /// Registers a worker that serves whatever it is told.
-    pub async fn serving_worker(&self, registration: Value) -> WorkerId {
+    pub(crate) async fn serving_worker(&self, registration: Value) -> WorkerId {
         let worker = self.silent_worker(registration).await;
         let mut feed = self.listen(worker, None).await;
         assert_eq!(feed.next().await.name, "hello");
         let router = self.router.clone();
         tokio::spawn(async move {
             while let Some(event) = feed.next_or_end().await {
-                let generation = event.id.unwrap_or_else(|| feed.last_id);
+                let generation = event.id.unwrap_or(feed.last_id);
                 let path = format!("/api/worker/{worker}/acknowledgements");
                 let request = trusted(Method::POST, &path, Some(json!({"generation": generation})));
                 let answer = router.clone().oneshot(request).await.unwrap();
@@ -133,16 +150,24 @@ impl Desk {
     }
 
     /// Registers a worker that does not listen.
-    pub async fn silent_worker(&self, registration: Value) -> WorkerId {
-        let answer = self.call(Method::PUT, "/api/worker", Some(registration)).await;
-        answer.expect(200).json()["id"].as_str().unwrap().parse().unwrap()
+    pub(crate) async fn silent_worker(&self, registration: Value) -> WorkerId {
+        let answer = self
+            .call(Method::PUT, "/api/worker", Some(registration))
+            .await;
+        answer.expect(200).json()["id"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap()
     }
 
     /// Opens a worker's event stream.
-    pub async fn listen(&self, worker: WorkerId, after: Option<u64>) -> Feed {
+    pub(crate) async fn listen(&self, worker: WorkerId, after: Option<u64>) -> Feed {
         let mut request = trusted(Method::GET, &format!("/api/worker/{worker}/events"), None);
         if let Some(after) = after {
-            request.headers_mut().insert("last-event-id", after.to_string().parse().unwrap());
+            request
+                .headers_mut()
+                .insert("last-event-id", after.to_string().parse().unwrap());
         }
         let response = self.router.clone().oneshot(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
@@ -154,13 +179,13 @@ impl Desk {
     }
 
     /// Mints a token for the session's app.
-    pub async fn token(&self) -> String {
+    pub(crate) async fn token(&self) -> String {
         let answer = self.post("/v2/conf", conf()).await.expect(200);
         answer.json()["token"].as_str().unwrap().to_owned()
     }
 
     /// Opens an app; `more` is appended to the query.
-    pub async fn auth(&self, token: &str, more: &str) -> Answer {
+    pub(crate) async fn auth(&self, token: &str, more: &str) -> Answer {
         let path = format!("/v2/proxy/auth?token={token}&session_id={SESSION}{more}");
         self.get(&path).await
     }
@@ -168,26 +193,28 @@ impl Desk {
 
 /// One server-sent event.
 #[derive(Debug)]
-pub struct Event {
-    pub name: String,
-    pub id: Option<u64>,
-    pub data: Value,
+pub(crate) struct Event {
+    pub(crate) name: String,
+    pub(crate) id: Option<u64>,
+    pub(crate) data: Value,
 }
 
-pub struct Feed {
+pub(crate) struct Feed {
     pieces: axum::body::BodyDataStream,
-    pub last_id: u64,
+    pub(crate) last_id: u64,
 }
 
 impl Feed {
-    pub async fn next(&mut self) -> Event {
+    pub(crate) async fn next(&mut self) -> Event {
         self.next_or_end().await.expect("the stream goes on")
     }
 
     /// The next event, comments passed over. The coordinator writes one event a piece.
-    pub async fn next_or_end(&mut self) -> Option<Event> {
+    pub(crate) async fn next_or_end(&mut self) -> Option<Event> {
         loop {
-            let piece = tokio::time::timeout(DEADLINE, self.pieces.next()).await.unwrap()?;
+            let piece = tokio::time::timeout(DEADLINE, self.pieces.next())
+                .await
+                .unwrap()?;
             let piece: Bytes = piece.unwrap();
             let text = std::str::from_utf8(&piece).unwrap();
             assert!(text.ends_with("\n\n"), "{text:?}");
@@ -206,7 +233,7 @@ impl Feed {
     }
 }
 
-pub fn trusted(method: Method, path: &str, body: Option<Value>) -> Request<Body> {
+pub(crate) fn trusted(method: Method, path: &str, body: Option<Value>) -> Request<Body> {
     let request = Request::builder()
         .method(method)
         .uri(path)
@@ -217,11 +244,11 @@ pub fn trusted(method: Method, path: &str, body: Option<Value>) -> Request<Body>
 }
 
 /// A request without a credential.
-pub fn bare(method: Method, path: &str) -> http::request::Builder {
+pub(crate) fn bare(method: Method, path: &str) -> http::request::Builder {
     Request::builder().method(method).uri(path)
 }
 
-pub fn conf() -> Value {
+pub(crate) fn conf() -> Value {
     json!({
         "login_session_token": null, "kernel_host": "10.10.0.5", "kernel_port": 30729,
         "session": {
@@ -232,7 +259,7 @@ pub fn conf() -> Value {
     })
 }
 
-pub fn port_worker(name: &str, first: u16, last: u16) -> Value {
+pub(crate) fn port_worker(name: &str, first: u16, last: u16) -> Value {
     json!({
         "authority": name, "frontend_mode": "port", "protocol": "http", "hostname": "127.0.0.1",
         "tls_listen": false, "tls_advertised": false, "api_port": 10201,
@@ -241,7 +268,7 @@ pub fn port_worker(name: &str, first: u16, last: u16) -> Value {
     })
 }
 
-pub fn wildcard_worker(name: &str) -> Value {
+pub(crate) fn wildcard_worker(name: &str) -> Value {
     json!({
         "authority": name, "frontend_mode": "wildcard", "protocol": "http",
         "hostname": "Apps.Example.com", "tls_listen": false, "tls_advertised": true,

@@ -1,6 +1,13 @@
 //! The REST API as its callers see it: the router over an in-memory store, and workers that listen
 //! to its event stream.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says that something is wrong by panicking, its tools included"
+)]
+
 mod desk;
 mod opening;
 mod shapes;

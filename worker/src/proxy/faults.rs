@@ -56,8 +56,7 @@ impl CircuitProxy {
                 // part that was sent for the whole.
                 ctx.refusal = Some(refusal);
             } else {
-                // The connection is not used again (below): the answer must say so, or the client
-                // sends its next request into a closed connection.
+                // Pingora closes the connection after a failure: the client has to know.
                 session.set_keepalive(None);
                 if self.refuse(session, ctx, refusal).await.is_err() {
                     status = 0;

@@ -59,7 +59,7 @@ pub(super) fn write(
     sink.set("x-forwarded-host", host);
     sink.set("x-forwarded-port", &port(host, proto, head.local));
     if circuit.circuit.app.as_deref() == Some("rstudio") {
-        let path = head.target.split('?').next().unwrap_or(head.target);
+        let path = decoded(head.path());
         sink.set("x-rstudio-proto", proto);
         sink.set("x-rstudio-request", &format!("{proto}://{host}{path}"));
     }
@@ -116,4 +116,23 @@ fn node(ip: IpAddr) -> String {
 /// Text for inside a quoted string.
 fn quoted(text: &str) -> String {
     text.replace(['"', '\\'], "")
+}
+
+/// A path with its escapes undone, as RStudio wants it; left as it is where that would give
+/// something that cannot stand in a header.
+fn decoded(path: &str) -> std::borrow::Cow<'_, str> {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let escaped = (byte == b'%')
+            .then(|| std::str::from_utf8(tail.get(..2)?).ok())
+            .flatten()
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        bytes.push(escaped.unwrap_or(byte));
+        rest = if escaped.is_some() { &tail[2..] } else { tail };
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(char::is_control) => text.into(),
+        _ => path.into(),
+    }
 }

@@ -4,15 +4,15 @@
 use super::Head;
 use crate::error::Refusal;
 
-const BOTH_FRAMINGS: &str = "both Content-Length and Transfer-Encoding";
-
 pub(super) fn inspect(head: &Head<'_>) -> Result<(), Refusal> {
     let lengths = head.headers.count("content-length");
     if lengths > 1 {
         return Err(Refusal::BadRequest("more than one Content-Length"));
     }
     if lengths > 0 && head.headers.get("transfer-encoding").is_some() {
-        return Err(Refusal::BadRequest(BOTH_FRAMINGS));
+        return Err(Refusal::BadRequest(
+            "both Content-Length and Transfer-Encoding",
+        ));
     }
     match head.headers.count("host") {
         0 if head.is_http11 && head.authority.is_none() => {
@@ -28,8 +28,8 @@ pub(super) fn inspect(head: &Head<'_>) -> Result<(), Refusal> {
 }
 
 /// The head's bytes: lines end in CR LF, the request line has exactly three words, and the body
-/// is framed in one way. The parser drops a `Content-Length` beside a `Transfer-Encoding`, so
-/// only the bytes still tell that both were sent.
+/// is framed once. The engine takes a second framing out of its parsed head, so only the bytes
+/// tell that it was there.
 pub(super) fn inspect_bytes(raw: &[u8]) -> Result<(), Refusal> {
     let mut previous = 0;
     for &byte in raw {
@@ -38,19 +38,22 @@ pub(super) fn inspect_bytes(raw: &[u8]) -> Result<(), Refusal> {
         }
         previous = byte;
     }
-    let line = raw.split(|byte| *byte == b'\r').next().unwrap_or_default();
-    if line.iter().filter(|byte| **byte == b' ').count() != 2 {
+    let mut lines = raw.split(|byte| *byte == b'\n');
+    let first = lines.next().unwrap_or_default();
+    if first.iter().filter(|byte| **byte == b' ').count() != 2 {
         return Err(Refusal::BadRequest("white space in the target"));
     }
-    if has_field(raw, b"transfer-encoding") && has_field(raw, b"content-length") {
-        return Err(Refusal::BadRequest(BOTH_FRAMINGS));
+    let framings =
+        lines.filter(|line| is(line, b"content-length") || is(line, b"transfer-encoding"));
+    if framings.count() > 1 {
+        return Err(Refusal::BadRequest("the body is framed more than once"));
     }
     Ok(())
 }
 
-fn has_field(raw: &[u8], name: &[u8]) -> bool {
-    raw.split(|byte| *byte == b'\n').skip(1).any(|line| {
-        let (field, rest) = line.split_at(name.len().min(line.len()));
-        rest.first() == Some(&b':') && field.eq_ignore_ascii_case(name)
-    })
+/// Whether a header line has this name.
+fn is(line: &[u8], name: &[u8]) -> bool {
+    line.get(..name.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(name))
+        && line.get(name.len()) == Some(&b':')
 }

@@ -1,14 +1,18 @@
 //! TCP circuits: a port's connections carried to the kernel as they are.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use super::{Meter, splice, websocket};
+use super::{Linger, Meter, splice, websocket};
 use crate::context::Spliced;
 use crate::error::Refusal;
 use crate::table::LiveCircuit;
 use crate::upstream::{PeerTemplate, Picked, Prober};
+
+/// A client that still uploads after the app has stopped sending is heard for as long as it speaks.
+const LINGER: Linger = Linger(Duration::from_secs(60));
 
 /// Dials one of the circuit's upstreams, trying each at most once.
 ///
@@ -45,5 +49,5 @@ pub async fn carry(
     meter: &Arc<Meter>,
 ) -> Spliced {
     let _ = client.set_nodelay(true);
-    splice(client, upstream, meter, &circuit.closed).await
+    splice(client, upstream, meter, LINGER, &circuit.closed).await
 }

@@ -21,10 +21,14 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Meter, splice};
+use super::{Linger, Meter, splice};
 use crate::context::Spliced;
 use crate::error::Refusal;
 use crate::upstream::Upstream;
+
+/// After the app has ended its side, a client has had its close frame and has nothing to wait for
+/// (RFC 6455 §7.1.1).
+const LINGER: Linger = Linger(Duration::from_secs(1));
 
 /// Whether a request asks for a WebSocket (RFC 6455 §4.2.1), compared as HTTP compares.
 pub fn is_upgrade(request: &RequestHeader) -> bool {
@@ -136,7 +140,7 @@ pub async fn carry(
             }
         }
     }
-    splice(client, app, meter, closed).await
+    splice(client, app, meter, LINGER, closed).await
 }
 
 fn drain(read: Option<pingora_core::Result<Option<bytes::Bytes>>>) -> Option<bytes::Bytes> {

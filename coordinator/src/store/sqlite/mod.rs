@@ -27,8 +27,8 @@ use tokio::sync::Mutex;
 
 use super::error::Doing;
 use super::{
-    Closed, LoggedEvent, NewCircuit, Opened, Result, Reuse, SessionToken, Store, WorkerCircuits,
-    fit,
+    Closed, LoggedEvent, NewCircuit, Opened, Result, Reuse, SessionToken, Store, StoreError,
+    WorkerCircuits, fit,
 };
 
 /// How long a statement waits for another process to let go of the file.
@@ -74,6 +74,17 @@ impl SqliteStore {
         Self {
             place,
             connection: Arc::default(),
+        }
+    }
+
+    /// Names the file in a refusal of what it holds.
+    fn named(&self, error: StoreError) -> StoreError {
+        match (error, &self.place) {
+            (StoreError::UnknownSchema { found, known, fix }, Place::File(path)) => {
+                let found = format!("{found} in {}", path.display());
+                StoreError::UnknownSchema { found, known, fix }
+            }
+            (error, _) => error,
         }
     }
 
@@ -154,13 +165,15 @@ impl Store for SqliteStore {
     async fn migrate(&self) -> Result<()> {
         self.with("bringing the schema up to date", migrate::migrate)
             .await
+            .map_err(|error| self.named(error))
     }
 
     async fn verify_schema(&self) -> Result<()> {
         if let Place::File(path) = &self.place {
             let path = path.clone();
             let check = tokio::task::spawn_blocking(move || migrate::verify_file(&path));
-            return check.await.doing("checking the schema")?;
+            let outcome = check.await.doing("checking the schema")?;
+            return outcome.map_err(|error| self.named(error));
         }
         Ok(())
     }
