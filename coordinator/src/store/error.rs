@@ -25,6 +25,15 @@ pub enum StoreError {
     /// There is no such worker, or it is not of the mode the slot asks for.
     #[error("there is no worker {0}")]
     NoSuchWorker(WorkerId),
+    /// A value does not fit the schema: too long, or a text no database can hold. The request is
+    /// at fault, trying again does not help.
+    #[error("{field} cannot be stored: {problem}")]
+    Unfit {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with its value.
+        problem: String,
+    },
     /// The database's schema is not one this program knows.
     #[error("the database is at schema {found}, this program knows {known}: {fix}")]
     UnknownSchema {
@@ -51,4 +60,18 @@ pub enum StoreError {
         /// What the driver said.
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+/// Names what was being done when a driver failed.
+pub(super) trait Doing<T> {
+    fn doing(self, doing: &'static str) -> Result<T, StoreError>;
+}
+
+impl<T, E: std::error::Error + Send + Sync + 'static> Doing<T> for Result<T, E> {
+    fn doing(self, doing: &'static str) -> Result<T, StoreError> {
+        self.map_err(|cause| StoreError::Failed {
+            doing,
+            cause: Box::new(cause),
+        })
+    }
 }

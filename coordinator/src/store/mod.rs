@@ -7,9 +7,12 @@
 //! `publish` call it.
 
 mod error;
+mod fit;
 mod model;
-pub mod postgres;
-pub mod sqlite;
+mod postgres;
+mod schema;
+mod sqlite;
+mod stored;
 
 #[cfg(test)]
 mod contract;
@@ -18,12 +21,14 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, TokenId, WorkerId};
-use patchbay_common::worker::{Registration, Worker};
+use patchbay_common::worker::{AppFilter, Registration, Worker};
 
 pub use error::StoreError;
+
 pub use model::{
     Closed, LoggedEvent, NewCircuit, Opened, Reuse, SessionToken, SlotWish, WorkerCircuits,
 };
+pub use sqlite::SqliteStore;
 
 /// Shorthand of this room.
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -37,6 +42,11 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::UnknownSchema`] for a database of a later or foreign version, which is left
     /// untouched.
     async fn migrate(&self) -> Result<()>;
+    /// Whether [`Store::migrate`] would accept the database, without writing to it.
+    ///
+    /// # Errors
+    /// As `migrate`.
+    async fn verify_schema(&self) -> Result<()>;
 
     /// Answers if the store does.
     async fn ping(&self) -> Result<()>;
@@ -64,6 +74,8 @@ pub trait Store: Send + Sync + 'static {
     async fn worker_by_authority(&self, authority: &str) -> Result<Option<Worker>>;
     /// All workers, by authority.
     async fn workers(&self) -> Result<Vec<Worker>>;
+    /// The filters of all workers that have any: what `registration.app_filters` said last.
+    async fn app_filters(&self) -> Result<Vec<(WorkerId, AppFilter)>>;
     /// Marks alive workers without a sign of life since `silent_since` as lost; answers with
     /// those it marked.
     async fn mark_lost(&self, silent_since: DateTime<Utc>) -> Result<Vec<Worker>>;

@@ -1,0 +1,233 @@
+//! Circuits in SQLite.
+
+use patchbay_common::circuit::{Circuit, Slot};
+use patchbay_common::event::Change;
+use patchbay_common::id::{CircuitId, WorkerId};
+use patchbay_common::timestamp;
+use patchbay_common::worker::Worker;
+use rusqlite::{OptionalExtension, Transaction, params};
+use serde_json::{Value, json};
+
+use super::rows::{self, micros};
+use super::{allocate, events, workers};
+use crate::store::error::Doing;
+use crate::store::stored::{self, CircuitRow};
+use crate::store::{Closed, NewCircuit, Opened, Result, Reuse, StoreError, WorkerCircuits};
+
+const OPENING: &str = "opening a circuit";
+const CLOSING: &str = "closing a circuit";
+const READING: &str = "reading circuits";
+
+/// Opens a circuit, or answers with one to share.
+pub(super) fn open(tx: &Transaction<'_>, new: &NewCircuit) -> Result<Opened> {
+    if let Some(reuse) = &new.reuse
+        && let Some(shared) = reusable(tx, reuse)?
+    {
+        return Ok(shared);
+    }
+    let worker = workers::get(tx, new.worker)?.ok_or(StoreError::NoSuchWorker(new.worker))?;
+    let slot = allocate::slot(tx, new, &worker)?;
+    let circuit = stored::born(new, &slot, timestamp::now());
+    insert(tx, &circuit, &worker, &slot)?;
+    tx.execute(
+        "UPDATE workers SET occupied_slots = occupied_slots + 1 WHERE id = ?1",
+        [worker.id.to_string()],
+    )
+    .doing(OPENING)?;
+    let generation = events::log(
+        tx,
+        worker.id,
+        &worker.authority,
+        Change::Created(vec![circuit.clone()]),
+        new.origin_request_id.as_deref(),
+    )?;
+    let worker = workers::get(tx, worker.id)?.ok_or(StoreError::NoSuchWorker(worker.id))?;
+    Ok(Opened {
+        circuit,
+        worker,
+        generation,
+        reused: false,
+    })
+}
+
+fn insert(tx: &Transaction<'_>, circuit: &Circuit, worker: &Worker, slot: &Slot) -> Result<()> {
+    let id = circuit.id.to_string();
+    let routes = stored::route_info(circuit)?.to_string();
+    let domain = match slot {
+        Slot::Port(_) => None,
+        Slot::Subdomain(_) => worker.wildcard_domain.as_ref(),
+    };
+    let outcome = tx
+        .prepare_cached(
+            "INSERT INTO circuits (id, app, protocol, worker, app_mode, frontend_mode, port, \
+             subdomain, slot_domain, envs, arguments, open_to_public, allowed_client_ips, user_id, \
+             endpoint_id, runtime_variant, session_ids, route_info, created_at, updated_at, \
+             origin_request_id) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, \
+             ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
+        )
+        .and_then(|mut statement| {
+            statement.execute(params![
+                id,
+                circuit.app,
+                circuit.protocol.label(),
+                circuit.worker.to_string(),
+                circuit.app_mode.label(),
+                circuit.frontend_mode.label(),
+                circuit.port,
+                circuit.subdomain,
+                domain.map(|domain| domain.to_ascii_lowercase()),
+                Value::Object(circuit.envs.clone()).to_string(),
+                circuit.arguments,
+                circuit.open_to_public,
+                circuit.allowed_client_ips,
+                circuit.user_id.map(|id| id.to_string()),
+                circuit.endpoint_id.map(|id| id.to_string()),
+                circuit.runtime_variant,
+                json!(circuit.session_ids).to_string(),
+                routes,
+                micros(circuit.created_at),
+                micros(circuit.updated_at),
+                circuit.origin_request_id,
+            ])
+        });
+    outcome.map_err(|error| taken(error, worker.id, slot))?;
+    for session in &circuit.session_ids {
+        tx.prepare_cached(
+            "INSERT INTO circuit_sessions (session, circuit) VALUES (?1, ?2) \
+             ON CONFLICT DO NOTHING",
+        )
+        .and_then(|mut statement| statement.execute([session.to_string(), id.clone()]))
+        .doing(OPENING)?;
+    }
+    Ok(())
+}
+
+/// A breach of a slot's unique index is a taken slot.
+fn taken(error: rusqlite::Error, worker: WorkerId, slot: &Slot) -> StoreError {
+    let breached = |column: &str| error.to_string().contains(column);
+    match slot {
+        Slot::Port(port) if breached("circuits.port") => StoreError::PortTaken {
+            worker,
+            port: *port,
+        },
+        Slot::Subdomain(name) if breached("circuits.subdomain") => StoreError::SubdomainTaken {
+            subdomain: name.clone(),
+        },
+        _ => StoreError::Failed {
+            doing: OPENING,
+            cause: Box::new(error),
+        },
+    }
+}
+
+/// The oldest circuit that can be shared.
+pub(super) fn reusable(tx: &Transaction<'_>, reuse: &Reuse) -> Result<Option<Opened>> {
+    let row = tx
+        .prepare_cached(&format!(
+            "SELECT {} FROM circuit_sessions s JOIN circuits c ON c.id = s.circuit \
+             JOIN workers w ON w.id = c.worker \
+             WHERE s.session = ?1 AND c.app IS ?2 AND c.protocol = ?3 AND c.open_to_public = ?4 \
+             AND c.allowed_client_ips IS ?5 AND w.status = 'ALIVE' \
+             ORDER BY c.created_at, c.id LIMIT 1",
+            rows::CIRCUIT
+        ))
+        .and_then(|mut statement| {
+            statement
+                .query_row(
+                    params![
+                        reuse.session.to_string(),
+                        reuse.app,
+                        reuse.protocol.carried().label(),
+                        reuse.open_to_public,
+                        reuse.allowed_client_ips,
+                    ],
+                    rows::circuit,
+                )
+                .optional()
+        })
+        .doing("looking for a circuit to share")?;
+    let Some(row) = row else { return Ok(None) };
+    let circuit = row.read()?;
+    let worker =
+        workers::get(tx, circuit.worker)?.ok_or(StoreError::NoSuchWorker(circuit.worker))?;
+    let generation = events::generation(tx, worker.id)?;
+    Ok(Some(Opened {
+        circuit,
+        worker,
+        generation,
+        reused: true,
+    }))
+}
+
+/// Closes a circuit.
+pub(super) fn close(
+    tx: &Transaction<'_>,
+    id: CircuitId,
+    request_id: Option<&str>,
+) -> Result<Option<Closed>> {
+    let Some(row) = row(tx, id)? else {
+        return Ok(None);
+    };
+    let circuit = row.read_for_closing()?;
+    let worker =
+        workers::get(tx, circuit.worker)?.ok_or(StoreError::NoSuchWorker(circuit.worker))?;
+    tx.execute("DELETE FROM circuits WHERE id = ?1", [id.to_string()])
+        .doing(CLOSING)?;
+    tx.execute(
+        "UPDATE workers SET occupied_slots = max(occupied_slots - 1, 0) WHERE id = ?1",
+        [worker.id.to_string()],
+    )
+    .doing(CLOSING)?;
+    let change = Change::Removed(vec![circuit.clone()]);
+    let generation = events::log(tx, worker.id, &worker.authority, change, request_id)?;
+    Ok(Some(Closed {
+        circuit,
+        authority: worker.authority,
+        generation,
+    }))
+}
+
+/// The circuit of this id.
+pub(super) fn get(tx: &Transaction<'_>, id: CircuitId) -> Result<Option<Circuit>> {
+    row(tx, id)?.map(CircuitRow::read).transpose()
+}
+
+fn row(tx: &Transaction<'_>, id: CircuitId) -> Result<Option<CircuitRow>> {
+    let sql = format!("SELECT {} FROM circuits c WHERE c.id = ?1", rows::CIRCUIT);
+    tx.prepare_cached(&sql)
+        .and_then(|mut statement| {
+            statement
+                .query_row([id.to_string()], |row| Ok(rows::circuit(row)))
+                .optional()
+        })
+        .doing(READING)?
+        .map(|row| row.map_err(|cause| stored::corrupt(stored::circuit_place(id), cause)))
+        .transpose()
+}
+
+/// A worker's circuits and generation.
+pub(super) fn of_worker(tx: &Transaction<'_>, id: WorkerId) -> Result<Option<WorkerCircuits>> {
+    if workers::get(tx, id)?.is_none() {
+        return Ok(None);
+    }
+    let sql = format!(
+        "SELECT {} FROM circuits c WHERE c.worker = ?1 ORDER BY c.created_at, c.id",
+        rows::CIRCUIT
+    );
+    let rows: Vec<Result<CircuitRow>> = tx
+        .prepare_cached(&sql)
+        .and_then(|mut statement| {
+            statement
+                .query_map([id.to_string()], |row| {
+                    let name: String = row.get(0)?;
+                    let place = || format!("circuits row {name}");
+                    Ok(rows::circuit(row).map_err(|cause| stored::corrupt(place(), cause)))
+                })?
+                .collect()
+        })
+        .doing(READING)?;
+    Ok(Some(WorkerCircuits {
+        circuits: stored::read_all(rows),
+        generation: events::generation(tx, id)?,
+    }))
+}

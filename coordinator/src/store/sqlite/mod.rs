@@ -1,0 +1,331 @@
+//! The store in one SQLite file: the embedded default of a single machine.
+//!
+//! There is one connection, and whoever holds it runs on a blocking thread, so requests queue in
+//! front of the connection and not inside SQLite. Every change is an `IMMEDIATE` transaction, which
+//! keeps a second process on the same file (a `migrate` beside a running coordinator) in line.
+//! This room refuses files it did not make. `wiring.rs` opens it; everybody else sees `Store`.
+
+mod allocate;
+mod circuits;
+mod events;
+mod migrate;
+mod rows;
+mod tokens;
+mod workers;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use patchbay_common::circuit::Circuit;
+use patchbay_common::id::{CircuitId, TokenId, WorkerId};
+use patchbay_common::worker::{AppFilter, Registration, Worker};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tokio::sync::Mutex;
+
+use super::error::Doing;
+use super::{
+    Closed, LoggedEvent, NewCircuit, Opened, Result, Reuse, SessionToken, Store, WorkerCircuits,
+    fit,
+};
+
+/// How long a statement waits for another process to let go of the file.
+const BUSY: Duration = Duration::from_secs(5);
+/// Prepared statements kept; all of this room's fit.
+const STATEMENTS: usize = 64;
+
+/// The store in a file, or in memory.
+pub struct SqliteStore {
+    place: Place,
+    /// Opened at the first use, so that a check of the configuration creates no file.
+    connection: Arc<Mutex<Option<Connection>>>,
+}
+
+#[derive(Clone)]
+enum Place {
+    Memory,
+    File(PathBuf),
+}
+
+impl SqliteStore {
+    /// The store in this file, which [`Store::migrate`] creates if it is missing.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] if the folder of the file does not exist.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_owned();
+        let folder = match path.parent() {
+            None => Path::new("/"),
+            Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
+            Some(folder) => folder,
+        };
+        std::fs::read_dir(folder).doing("looking for the folder of the SQLite file")?;
+        Ok(Self::at(Place::File(path)))
+    }
+
+    /// A store that ends with the program.
+    pub fn in_memory() -> Self {
+        Self::at(Place::Memory)
+    }
+
+    fn at(place: Place) -> Self {
+        Self {
+            place,
+            connection: Arc::default(),
+        }
+    }
+
+    /// Runs `work` with the connection, on a blocking thread.
+    async fn with<T, F>(&self, doing: &'static str, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Connection) -> Result<T> + Send + 'static,
+    {
+        let place = self.place.clone();
+        let mut slot = Arc::clone(&self.connection).lock_owned().await;
+        let task = tokio::task::spawn_blocking(move || match slot.as_mut() {
+            Some(connection) => work(connection),
+            None => work(slot.insert(connect(&place)?)),
+        });
+        task.await.doing(doing)?
+    }
+
+    /// Runs `work` in a transaction that writes.
+    async fn change<T, F>(&self, doing: &'static str, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
+    {
+        self.transact(doing, TransactionBehavior::Immediate, work)
+            .await
+    }
+
+    /// Runs `work` in a transaction that sees one moment.
+    async fn look<T, F>(&self, doing: &'static str, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
+    {
+        self.transact(doing, TransactionBehavior::Deferred, work)
+            .await
+    }
+
+    async fn transact<T, F>(
+        &self,
+        doing: &'static str,
+        behavior: TransactionBehavior,
+        work: F,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
+    {
+        self.with(doing, move |connection| {
+            let tx = connection
+                .transaction_with_behavior(behavior)
+                .doing(doing)?;
+            let answer = work(&tx)?;
+            tx.commit().doing(doing)?;
+            Ok(answer)
+        })
+        .await
+    }
+}
+
+fn connect(place: &Place) -> Result<Connection> {
+    const OPENING: &str = "opening the SQLite file";
+    let connection = match place {
+        Place::Memory => Connection::open_in_memory(),
+        Place::File(path) => Connection::open(path),
+    }
+    .doing(OPENING)?;
+    connection.busy_timeout(BUSY).doing(OPENING)?;
+    connection
+        .pragma_update(None, "foreign_keys", true)
+        .doing(OPENING)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(connection)
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn migrate(&self) -> Result<()> {
+        self.with("bringing the schema up to date", migrate::migrate)
+            .await
+    }
+
+    async fn verify_schema(&self) -> Result<()> {
+        if let Place::File(path) = &self.place {
+            let path = path.clone();
+            let check = tokio::task::spawn_blocking(move || migrate::verify_file(&path));
+            return check.await.doing("checking the schema")?;
+        }
+        Ok(())
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.with("answering a ping", |connection| {
+            connection
+                .query_row("SELECT 1", [], |_| Ok(()))
+                .doing("answering a ping")
+        })
+        .await
+    }
+
+    async fn add_token(&self, token: &SessionToken) -> Result<()> {
+        fit::token(token)?;
+        let token = token.clone();
+        self.change("keeping a token", move |tx| tokens::add(tx, &token))
+            .await
+    }
+
+    async fn token(&self, id: TokenId) -> Result<Option<SessionToken>> {
+        self.look("reading a token", move |tx| tokens::get(tx, id))
+            .await
+    }
+
+    async fn register_worker(&self, registration: &Registration) -> Result<Worker> {
+        fit::registration(registration)?;
+        let registration = registration.clone();
+        self.change("registering a worker", move |tx| {
+            workers::register(tx, &registration)
+        })
+        .await
+    }
+
+    async fn heartbeat(&self, id: WorkerId) -> Result<Option<Worker>> {
+        self.change("noting a heartbeat", move |tx| workers::heartbeat(tx, id))
+            .await
+    }
+
+    async fn leave_worker(&self, id: WorkerId, node: Option<&str>) -> Result<Option<Worker>> {
+        let node = node.map(str::to_owned);
+        self.change("letting a worker leave", move |tx| {
+            workers::leave(tx, id, node.as_deref())
+        })
+        .await
+    }
+
+    async fn worker(&self, id: WorkerId) -> Result<Option<Worker>> {
+        self.look("reading a worker", move |tx| workers::get(tx, id))
+            .await
+    }
+
+    async fn worker_by_authority(&self, authority: &str) -> Result<Option<Worker>> {
+        let authority = authority.to_owned();
+        self.look("reading a worker", move |tx| {
+            workers::by_authority(tx, &authority)
+        })
+        .await
+    }
+
+    async fn workers(&self) -> Result<Vec<Worker>> {
+        self.look("listing workers", workers::all).await
+    }
+
+    async fn app_filters(&self) -> Result<Vec<(WorkerId, AppFilter)>> {
+        self.look("reading filters", workers::filters).await
+    }
+
+    async fn mark_lost(&self, silent_since: DateTime<Utc>) -> Result<Vec<Worker>> {
+        self.change("marking lost workers", move |tx| {
+            workers::mark_lost(tx, silent_since)
+        })
+        .await
+    }
+
+    async fn open_circuit(&self, new: &NewCircuit) -> Result<Opened> {
+        fit::circuit(new)?;
+        let new = new.clone();
+        self.change("opening a circuit", move |tx| circuits::open(tx, &new))
+            .await
+    }
+
+    async fn reusable_circuit(&self, reuse: &Reuse) -> Result<Option<Opened>> {
+        let reuse = reuse.clone();
+        self.look("looking for a circuit to share", move |tx| {
+            circuits::reusable(tx, &reuse)
+        })
+        .await
+    }
+
+    async fn close_circuit(
+        &self,
+        id: CircuitId,
+        request_id: Option<&str>,
+    ) -> Result<Option<Closed>> {
+        let request_id = request_id.map(str::to_owned);
+        self.change("closing a circuit", move |tx| {
+            circuits::close(tx, id, request_id.as_deref())
+        })
+        .await
+    }
+
+    async fn circuit(&self, id: CircuitId) -> Result<Option<Circuit>> {
+        self.look("reading a circuit", move |tx| circuits::get(tx, id))
+            .await
+    }
+
+    async fn worker_circuits(&self, id: WorkerId) -> Result<Option<WorkerCircuits>> {
+        self.look("listing circuits", move |tx| circuits::of_worker(tx, id))
+            .await
+    }
+
+    async fn generation(&self, worker: WorkerId) -> Result<u64> {
+        self.look("reading a generation", move |tx| {
+            events::generation(tx, worker)
+        })
+        .await
+    }
+
+    async fn events_after(
+        &self,
+        worker: WorkerId,
+        generation: u64,
+        limit: usize,
+    ) -> Result<Option<Vec<LoggedEvent>>> {
+        self.look("reading events", move |tx| {
+            events::after(tx, worker, generation, limit)
+        })
+        .await
+    }
+
+    async fn unpublished(&self, before: DateTime<Utc>, limit: usize) -> Result<Vec<LoggedEvent>> {
+        self.look("reading unpublished events", move |tx| {
+            events::unpublished(tx, before, limit)
+        })
+        .await
+    }
+
+    async fn mark_published(&self, events: &[(WorkerId, u64)]) -> Result<()> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let events = events.to_vec();
+        self.change("noting published events", move |tx| {
+            events::mark_published(tx, &events)
+        })
+        .await
+    }
+
+    async fn acknowledge(&self, worker: WorkerId, generation: u64) -> Result<()> {
+        self.change("noting an acknowledgement", move |tx| {
+            events::acknowledge(tx, worker, generation)
+        })
+        .await
+    }
+
+    async fn acknowledged(&self, worker: WorkerId) -> Result<u64> {
+        self.look("reading an acknowledgement", move |tx| {
+            events::acknowledged(tx, worker)
+        })
+        .await
+    }
+
+    async fn prune_events(&self, before: DateTime<Utc>) -> Result<u64> {
+        self.change("pruning events", move |tx| events::prune(tx, before))
+            .await
+    }
+}
