@@ -1,1 +1,21 @@
-//! Shared pieces.
+//! What the end-to-end scenarios are played with: the real programs on free ports, a real Redis
+//! and a real PostgreSQL, an app to proxy to, a browser, the Manager's calls and a load.
+//!
+//! It refuses to reach into a program: everything is seen through its wires, its files and its
+//! exit code. Nothing here waits a fixed time; it waits for a condition, with a deadline.
+
+pub mod app;
+pub mod browser;
+pub mod coordinator;
+pub mod eventually;
+pub mod load;
+pub mod opener;
+pub mod ports;
+pub mod postgres;
+pub mod program;
+pub mod raw;
+pub mod redis;
+pub mod rig;
+pub mod secrets;
+pub mod socket;
+pub mod worker;

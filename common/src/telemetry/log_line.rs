@@ -13,6 +13,9 @@ use crate::request_id;
 /// Name of the field that carries the request id.
 const REQUEST_ID: &str = "request_id";
 
+/// Modules whose warnings are about single connections, which our own logs account for already.
+const CHATTY: [&str; 2] = ["pingora_core", "pingora_proxy"];
+
 /// Installs the process's logger. Modules of other crates are heard from `warn` up unless
 /// `level` is `debug` or finer. A second call changes nothing.
 pub fn install(level: LevelFilter, format: LogFormat) {
@@ -22,6 +25,11 @@ pub fn install(level: LevelFilter, format: LogFormat) {
     } else {
         level.min(LevelFilter::Warn)
     };
+    if level < LevelFilter::Debug {
+        for module in CHATTY {
+            builder.filter_module(module, LevelFilter::Off);
+        }
+    }
     builder
         .filter_level(others)
         .filter_module("patchbay", level)

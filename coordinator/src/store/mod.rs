@@ -28,6 +28,7 @@ pub use error::StoreError;
 pub use model::{
     Closed, LoggedEvent, NewCircuit, Opened, Reuse, SessionToken, SlotWish, WorkerCircuits,
 };
+pub use postgres::{PostgresConfig, PostgresStore};
 pub use sqlite::SqliteStore;
 
 /// Shorthand of this room.

@@ -1,1 +1,237 @@
-//! PostgreSQL.
+//! The store in PostgreSQL: where the incumbent's database exists, or more than one coordinator
+//! runs.
+//!
+//! Every change is a READ COMMITTED transaction that locks the rows it decides by; the worker's row
+//! is locked for every allocation, as the Python coordinator does (contract/database.md §5).
+//! Serialization failures and deadlocks are tried again. `wiring.rs` opens it; everybody else sees
+//! `Store`.
+
+mod allocate;
+mod circuits;
+mod events;
+mod migrate;
+mod pool;
+mod rows;
+mod tokens;
+mod workers;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use patchbay_common::circuit::Circuit;
+use patchbay_common::id::{CircuitId, TokenId, WorkerId};
+use patchbay_common::worker::{AppFilter, Registration, Worker};
+
+use pool::Pool;
+pub use pool::PostgresConfig;
+
+use super::error::Doing as _;
+use super::{
+    Closed, LoggedEvent, NewCircuit, Opened, Result, Reuse, SessionToken, Store, WorkerCircuits,
+    fit,
+};
+
+/// Runs `work` in a transaction that writes, again if others got in its way. A macro, because no
+/// closure can promise a future that borrows from the transaction it is handed.
+macro_rules! change {
+    ($pool:expr, $doing:expr, |$tx:ident| $work:expr) => {{
+        let mut attempt = 1;
+        loop {
+            let outcome = async {
+                let mut client = $pool.client($doing).await?;
+                let $tx = pool::begin(&mut client, $doing, pool::Access::Write).await?;
+                let answer = $work.await?;
+                $tx.commit().await.doing($doing)?;
+                Ok(answer)
+            };
+            match outcome.await {
+                Err(error) if pool::worth_another_try(&error, attempt) => {
+                    pool::pause($doing, &error, attempt).await;
+                    attempt += 1;
+                }
+                outcome => break outcome,
+            }
+        }
+    }};
+}
+
+/// Runs `work` in a transaction that sees one moment and writes nothing.
+macro_rules! look {
+    ($pool:expr, $doing:expr, |$tx:ident| $work:expr) => {{
+        let mut client = $pool.client($doing).await?;
+        let $tx = pool::begin(&mut client, $doing, pool::Access::Read).await?;
+        let answer = $work.await?;
+        $tx.commit().await.doing($doing)?;
+        Ok(answer)
+    }};
+}
+
+/// The store in a PostgreSQL database.
+pub struct PostgresStore {
+    pool: Pool,
+}
+
+impl PostgresStore {
+    /// The store in this database. No connection is made before it is needed.
+    ///
+    /// # Errors
+    /// [`super::StoreError::Failed`] if the pool cannot be set up.
+    pub fn connect(config: PostgresConfig) -> Result<Self> {
+        Ok(Self {
+            pool: Pool::new(config)?,
+        })
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn migrate(&self) -> Result<()> {
+        let mut client = self.pool.client("bringing the schema up to date").await?;
+        migrate::migrate(&mut client).await
+    }
+
+    async fn verify_schema(&self) -> Result<()> {
+        let client = self.pool.client("checking the schema").await?;
+        migrate::verify(&client).await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        const DOING: &str = "answering a ping";
+        let client = self.pool.client(DOING).await?;
+        client.simple_query("SELECT 1").await.map(drop).doing(DOING)
+    }
+
+    async fn add_token(&self, token: &SessionToken) -> Result<()> {
+        fit::token(token)?;
+        change!(self.pool, "keeping a token", |tx| tokens::add(&tx, token))
+    }
+
+    async fn token(&self, id: TokenId) -> Result<Option<SessionToken>> {
+        look!(self.pool, "reading a token", |tx| tokens::get(&tx, id))
+    }
+
+    async fn register_worker(&self, registration: &Registration) -> Result<Worker> {
+        fit::registration(registration)?;
+        change!(self.pool, "registering a worker", |tx| workers::register(
+            &tx,
+            registration
+        ))
+    }
+
+    async fn heartbeat(&self, id: WorkerId) -> Result<Option<Worker>> {
+        change!(self.pool, "noting a heartbeat", |tx| workers::heartbeat(
+            &tx, id
+        ))
+    }
+
+    async fn leave_worker(&self, id: WorkerId, node: Option<&str>) -> Result<Option<Worker>> {
+        change!(self.pool, "letting a worker leave", |tx| workers::leave(
+            &tx, id, node
+        ))
+    }
+
+    async fn worker(&self, id: WorkerId) -> Result<Option<Worker>> {
+        look!(self.pool, "reading a worker", |tx| workers::get(&tx, id))
+    }
+
+    async fn worker_by_authority(&self, authority: &str) -> Result<Option<Worker>> {
+        look!(self.pool, "reading a worker", |tx| workers::by_authority(
+            &tx, authority
+        ))
+    }
+
+    async fn workers(&self) -> Result<Vec<Worker>> {
+        look!(self.pool, "listing workers", |tx| workers::all(&tx))
+    }
+
+    async fn app_filters(&self) -> Result<Vec<(WorkerId, AppFilter)>> {
+        look!(self.pool, "reading filters", |tx| workers::filters(&tx))
+    }
+
+    async fn mark_lost(&self, silent_since: DateTime<Utc>) -> Result<Vec<Worker>> {
+        change!(self.pool, "marking lost workers", |tx| workers::mark_lost(
+            &tx,
+            silent_since
+        ))
+    }
+
+    async fn open_circuit(&self, new: &NewCircuit) -> Result<Opened> {
+        fit::circuit(new)?;
+        change!(self.pool, "opening a circuit", |tx| circuits::open(
+            &tx, new
+        ))
+    }
+
+    async fn reusable_circuit(&self, reuse: &Reuse) -> Result<Option<Opened>> {
+        look!(self.pool, "looking for a circuit to share", |tx| {
+            circuits::reusable(&tx, reuse)
+        })
+    }
+
+    async fn close_circuit(
+        &self,
+        id: CircuitId,
+        request_id: Option<&str>,
+    ) -> Result<Option<Closed>> {
+        change!(self.pool, "closing a circuit", |tx| circuits::close(
+            &tx, id, request_id
+        ))
+    }
+
+    async fn circuit(&self, id: CircuitId) -> Result<Option<Circuit>> {
+        look!(self.pool, "reading a circuit", |tx| circuits::get(&tx, id))
+    }
+
+    async fn worker_circuits(&self, id: WorkerId) -> Result<Option<WorkerCircuits>> {
+        look!(self.pool, "listing circuits", |tx| circuits::of_worker(
+            &tx, id
+        ))
+    }
+
+    async fn generation(&self, worker: WorkerId) -> Result<u64> {
+        look!(self.pool, "reading a generation", |tx| events::generation(
+            &tx, worker
+        ))
+    }
+
+    async fn events_after(
+        &self,
+        worker: WorkerId,
+        generation: u64,
+        limit: usize,
+    ) -> Result<Option<Vec<LoggedEvent>>> {
+        look!(self.pool, "reading events", |tx| events::after(
+            &tx, worker, generation, limit
+        ))
+    }
+
+    async fn unpublished(&self, before: DateTime<Utc>, limit: usize) -> Result<Vec<LoggedEvent>> {
+        look!(self.pool, "reading unpublished events", |tx| {
+            events::unpublished(&tx, before, limit)
+        })
+    }
+
+    async fn mark_published(&self, published: &[(WorkerId, u64)]) -> Result<()> {
+        if published.is_empty() {
+            return Ok(());
+        }
+        change!(self.pool, "noting published events", |tx| {
+            events::mark_published(&tx, published)
+        })
+    }
+
+    async fn acknowledge(&self, worker: WorkerId, generation: u64) -> Result<()> {
+        change!(self.pool, "noting an acknowledgement", |tx| {
+            events::acknowledge(&tx, worker, generation)
+        })
+    }
+
+    async fn acknowledged(&self, worker: WorkerId) -> Result<u64> {
+        look!(self.pool, "reading an acknowledgement", |tx| {
+            events::acknowledged(&tx, worker)
+        })
+    }
+
+    async fn prune_events(&self, before: DateTime<Utc>) -> Result<u64> {
+        change!(self.pool, "pruning events", |tx| events::prune(&tx, before))
+    }
+}

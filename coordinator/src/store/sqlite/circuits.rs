@@ -52,11 +52,11 @@ pub(super) fn open(tx: &Transaction<'_>, new: &NewCircuit) -> Result<Opened> {
 
 fn insert(tx: &Transaction<'_>, circuit: &Circuit, worker: &Worker, slot: &Slot) -> Result<()> {
     let id = circuit.id.to_string();
-    let routes = stored::route_info(circuit)?.to_string();
     let domain = match slot {
         Slot::Port(_) => None,
         Slot::Subdomain(_) => worker.wildcard_domain.as_ref(),
     };
+    let routes = stored::route_info(circuit)?.to_string();
     let outcome = tx
         .prepare_cached(
             "INSERT INTO circuits (id, app, protocol, worker, app_mode, frontend_mode, port, \

@@ -1,0 +1,29 @@
+//! The command line.
+
+use clap::Parser;
+use patchbay_common::cli::CommonArgs;
+
+/// Patchbay's tunnel client: lends localhost services through a gateway.
+#[derive(Debug, Parser)]
+#[command(name = "patchbay-agent", version)]
+pub struct Arguments {
+    /// Flags all programs take.
+    #[command(flatten)]
+    pub common: CommonArgs,
+
+    /// Base URL of the gateway
+    #[arg(long, value_name = "URL")]
+    pub gateway: Option<String>,
+
+    /// Registration token; better given as PATCHBAY_AGENT_TOKEN, where no process list shows it
+    #[arg(long, value_name = "TOKEN")]
+    pub token: Option<String>,
+
+    /// Name of this agent
+    #[arg(long, value_name = "NAME")]
+    pub id: Option<String>,
+
+    /// A service to lend: ID=URL or ID@VISITOR-TOKEN=URL. May be repeated
+    #[arg(long = "tunnel", value_name = "ID=URL")]
+    pub tunnels: Vec<String>,
+}

@@ -1,0 +1,267 @@
+//! Circuits in PostgreSQL.
+
+use deadpool_postgres::Transaction;
+use patchbay_common::circuit::{Circuit, Slot};
+use patchbay_common::event::Change;
+use patchbay_common::id::{CircuitId, WorkerId};
+use patchbay_common::timestamp;
+use patchbay_common::worker::Worker;
+use serde_json::Value;
+use tokio_postgres::error::SqlState;
+use uuid::Uuid;
+
+use super::{allocate, events, rows, workers};
+use crate::store::error::Doing;
+use crate::store::stored::{self, CircuitRow};
+use crate::store::{Closed, NewCircuit, Opened, Result, Reuse, StoreError, WorkerCircuits};
+
+const OPENING: &str = "opening a circuit";
+const CLOSING: &str = "closing a circuit";
+const READING: &str = "reading circuits";
+
+/// Opens a circuit, or answers with one to share.
+pub(super) async fn open(tx: &Transaction<'_>, new: &NewCircuit) -> Result<Opened> {
+    if let Some(reuse) = &new.reuse {
+        take_turns(tx, reuse).await?;
+        if let Some(shared) = reusable(tx, reuse).await? {
+            return Ok(shared);
+        }
+    }
+    let mut worker = workers::lock(tx, new.worker)
+        .await?
+        .ok_or(StoreError::NoSuchWorker(new.worker))?;
+    let slot = allocate::slot(tx, new, &worker).await?;
+    let circuit = stored::born(new, &slot, timestamp::now());
+    insert(tx, &circuit, &worker, &slot).await?;
+    occupy(tx, worker.id, 1).await?;
+    worker.occupied_slots += 1;
+    let generation = events::log(
+        tx,
+        worker.id,
+        &worker.authority,
+        Change::Created(vec![circuit.clone()]),
+        new.origin_request_id.as_deref(),
+    )
+    .await?;
+    Ok(Opened {
+        circuit,
+        worker,
+        generation,
+        reused: false,
+    })
+}
+
+/// Two openers of one app of one session go one after the other, so that the second finds what
+/// the first has opened.
+async fn take_turns(tx: &Transaction<'_>, reuse: &Reuse) -> Result<()> {
+    let name = format!(
+        "patchbay/{}/{}",
+        reuse.session,
+        reuse.app.as_deref().unwrap_or_default()
+    );
+    let statement = tx
+        .prepare_cached("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
+        .await
+        .doing(OPENING)?;
+    tx.execute(&statement, &[&name])
+        .await
+        .map(drop)
+        .doing(OPENING)
+}
+
+async fn insert(
+    tx: &Transaction<'_>,
+    circuit: &Circuit,
+    worker: &Worker,
+    slot: &Slot,
+) -> Result<()> {
+    let domain = match slot {
+        Slot::Port(_) => None,
+        Slot::Subdomain(_) => worker.wildcard_domain.as_ref(),
+    };
+    let domain = domain.map(|domain| domain.to_ascii_lowercase());
+    let sessions: Vec<Uuid> = circuit.session_ids.iter().map(|id| id.0).collect();
+    let statement = tx
+        .prepare_cached(
+            "INSERT INTO circuits (id, app, protocol, worker, app_mode, frontend_mode, port, \
+             subdomain, slot_domain, envs, arguments, open_to_public, allowed_client_ips, user_id, \
+             endpoint_id, runtime_variant, session_ids, route_info, created_at, updated_at, \
+             origin_request_id) VALUES ($1, $2, $3::text::proxyprotocol, $4, $5::text::appmode, \
+             $6::text::frontendmode, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
+             $19, $20, $21)",
+        )
+        .await
+        .doing(OPENING)?;
+    tx.execute(
+        &statement,
+        &[
+            &circuit.id.0,
+            &circuit.app,
+            &circuit.protocol.label(),
+            &circuit.worker.0,
+            &circuit.app_mode.label(),
+            &circuit.frontend_mode.label(),
+            &circuit.port.map(i32::from),
+            &circuit.subdomain,
+            &domain,
+            &Value::Object(circuit.envs.clone()),
+            &circuit.arguments,
+            &circuit.open_to_public,
+            &circuit.allowed_client_ips,
+            &circuit.user_id.map(|id| id.0),
+            &circuit.endpoint_id.map(|id| id.0),
+            &circuit.runtime_variant,
+            &sessions,
+            &stored::route_info(circuit)?,
+            &circuit.created_at,
+            &circuit.updated_at,
+            &circuit.origin_request_id,
+        ],
+    )
+    .await
+    .map(drop)
+    .map_err(|error| taken(error, worker.id, slot))
+}
+
+/// A breach of a slot's unique index is a taken slot.
+fn taken(error: tokio_postgres::Error, worker: WorkerId, slot: &Slot) -> StoreError {
+    let breached = error.code() == Some(&SqlState::UNIQUE_VIOLATION);
+    match slot {
+        Slot::Port(port) if breached => StoreError::PortTaken {
+            worker,
+            port: *port,
+        },
+        Slot::Subdomain(name) if breached => StoreError::SubdomainTaken {
+            subdomain: name.clone(),
+        },
+        _ => StoreError::Failed {
+            doing: OPENING,
+            cause: Box::new(error),
+        },
+    }
+}
+
+/// Keeps the counter that the incumbent reads; it never falls below zero.
+async fn occupy(tx: &Transaction<'_>, worker: WorkerId, change: i32) -> Result<()> {
+    const DOING: &str = "counting slots";
+    let statement = tx
+        .prepare_cached(
+            "UPDATE workers SET occupied_slots = greatest(occupied_slots + $2, 0) WHERE id = $1",
+        )
+        .await
+        .doing(DOING)?;
+    tx.execute(&statement, &[&worker.0, &change])
+        .await
+        .map(drop)
+        .doing(DOING)
+}
+
+/// The oldest circuit that can be shared.
+pub(super) async fn reusable(tx: &Transaction<'_>, reuse: &Reuse) -> Result<Option<Opened>> {
+    const DOING: &str = "looking for a circuit to share";
+    let sql = format!(
+        "SELECT {} FROM circuits c JOIN workers w ON w.id = c.worker \
+         WHERE c.session_ids @> ARRAY[$1::uuid] AND c.app IS NOT DISTINCT FROM $2 \
+         AND c.protocol = $3::text::proxyprotocol AND c.open_to_public = $4 \
+         AND c.allowed_client_ips IS NOT DISTINCT FROM $5 AND w.status = 'ALIVE' \
+         ORDER BY c.created_at, c.id LIMIT 1",
+        rows::CIRCUIT
+    );
+    let statement = tx.prepare_cached(&sql).await.doing(DOING)?;
+    let row = tx
+        .query_opt(
+            &statement,
+            &[
+                &reuse.session.0,
+                &reuse.app,
+                &reuse.protocol.carried().label(),
+                &reuse.open_to_public,
+                &reuse.allowed_client_ips,
+            ],
+        )
+        .await
+        .doing(DOING)?;
+    let Some(row) = row else { return Ok(None) };
+    let circuit = rows::circuit(&row).doing(DOING)?.read()?;
+    let worker = workers::get(tx, circuit.worker)
+        .await?
+        .ok_or(StoreError::NoSuchWorker(circuit.worker))?;
+    let generation = events::generation(tx, worker.id).await?;
+    Ok(Some(Opened {
+        circuit,
+        worker,
+        generation,
+        reused: true,
+    }))
+}
+
+/// Closes a circuit. The worker's row is locked first, as in an opening, so that the two cannot
+/// wait for each other.
+pub(super) async fn close(
+    tx: &Transaction<'_>,
+    id: CircuitId,
+    request_id: Option<&str>,
+) -> Result<Option<Closed>> {
+    let Some(row) = row(tx, id).await? else {
+        return Ok(None);
+    };
+    let circuit = row.read_for_closing()?;
+    let worker = workers::lock(tx, circuit.worker)
+        .await?
+        .ok_or(StoreError::NoSuchWorker(circuit.worker))?;
+    let statement = tx
+        .prepare_cached("DELETE FROM circuits WHERE id = $1")
+        .await
+        .doing(CLOSING)?;
+    // Somebody else may have closed it while we waited for the lock.
+    if tx.execute(&statement, &[&id.0]).await.doing(CLOSING)? == 0 {
+        return Ok(None);
+    }
+    occupy(tx, worker.id, -1).await?;
+    let change = Change::Removed(vec![circuit.clone()]);
+    let generation = events::log(tx, worker.id, &worker.authority, change, request_id).await?;
+    Ok(Some(Closed {
+        circuit,
+        authority: worker.authority,
+        generation,
+    }))
+}
+
+/// The circuit of this id.
+pub(super) async fn get(tx: &Transaction<'_>, id: CircuitId) -> Result<Option<Circuit>> {
+    row(tx, id).await?.map(CircuitRow::read).transpose()
+}
+
+async fn row(tx: &Transaction<'_>, id: CircuitId) -> Result<Option<CircuitRow>> {
+    let sql = format!("SELECT {} FROM circuits c WHERE c.id = $1", rows::CIRCUIT);
+    let statement = tx.prepare_cached(&sql).await.doing(READING)?;
+    let row = tx.query_opt(&statement, &[&id.0]).await.doing(READING)?;
+    row.map(|row| {
+        rows::circuit(&row).map_err(|cause| stored::corrupt(stored::circuit_place(id), cause))
+    })
+    .transpose()
+}
+
+/// A worker's circuits and generation.
+pub(super) async fn of_worker(
+    tx: &Transaction<'_>,
+    id: WorkerId,
+) -> Result<Option<WorkerCircuits>> {
+    if workers::get(tx, id).await?.is_none() {
+        return Ok(None);
+    }
+    let sql = format!(
+        "SELECT {} FROM circuits c WHERE c.worker = $1 ORDER BY c.created_at, c.id",
+        rows::CIRCUIT
+    );
+    let statement = tx.prepare_cached(&sql).await.doing(READING)?;
+    let rows = tx.query(&statement, &[&id.0]).await.doing(READING)?;
+    let rows = rows.iter().map(|row| {
+        let place = || format!("circuits row {}", row.get::<_, Uuid>(0));
+        rows::circuit(row).map_err(|cause| stored::corrupt(place(), cause))
+    });
+    Ok(Some(WorkerCircuits {
+        circuits: stored::read_all(rows),
+        generation: events::generation(tx, id).await?,
+    }))
+}

@@ -1,0 +1,136 @@
+//! Bringing a database to the schema this program knows: an empty one gets the incumbent's schema
+//! and our additions, one of the incumbent's making gets our additions, any other is refused.
+
+use refinery::{Migration, Runner};
+use tokio_postgres::Client;
+
+use crate::store::error::Doing;
+use crate::store::schema::{self, Applied};
+use crate::store::{Result, StoreError};
+
+const DOING: &str = "bringing the schema up to date";
+/// The incumbent's revision that we know (contract/database.md §1).
+const ALEMBIC: &str = "a1b2c3d4e5f6";
+/// Key of the lock that two coordinators starting at once take turns with.
+const LOCK: i64 = 0x7061_7463_6862_6179;
+
+/// What a database holds.
+enum Found {
+    /// Nothing.
+    Empty,
+    /// The incumbent's schema, with or without our additions.
+    Ours {
+        /// Nothing is left to do.
+        current: bool,
+    },
+}
+
+fn known() -> Result<Vec<Migration>> {
+    let additions = include_str!("../../../migrations/postgres/V1__patchbay.sql");
+    Ok(vec![
+        Migration::unapplied("V1__patchbay", additions).doing(DOING)?,
+    ])
+}
+
+/// Brings the schema up to date.
+pub(super) async fn migrate(client: &mut Client) -> Result<()> {
+    client
+        .execute("SELECT pg_advisory_lock($1)", &[&LOCK])
+        .await
+        .doing(DOING)?;
+    let outcome = run(client).await;
+    // The lock would end with the connection, which the pool keeps.
+    client
+        .execute("SELECT pg_advisory_unlock($1)", &[&LOCK])
+        .await
+        .doing(DOING)?;
+    outcome
+}
+
+async fn run(client: &mut Client) -> Result<()> {
+    let known = known()?;
+    match look(client, &known).await? {
+        Found::Ours { current: true } => return Ok(()),
+        Found::Ours { current: false } => {}
+        Found::Empty => {
+            let base = include_str!("../../../migrations/postgres/base.sql");
+            let tx = client.transaction().await.doing(DOING)?;
+            tx.batch_execute(base).await.doing(DOING)?;
+            tx.commit().await.doing(DOING)?;
+        }
+    }
+    let mut runner = Runner::new(&known).set_grouped(true);
+    runner.set_migration_table_name(schema::HISTORY);
+    runner.run_async(client).await.map(drop).doing(DOING)
+}
+
+/// Whether [`migrate`] would accept the database, which is only read.
+pub(super) async fn verify(client: &Client) -> Result<()> {
+    look(client, &known()?).await.map(drop)
+}
+
+async fn look(client: &Client, known: &[Migration]) -> Result<Found> {
+    let tables: Vec<String> = client
+        .query(
+            "SELECT tablename::text FROM pg_tables WHERE schemaname = current_schema() ORDER BY 1",
+            &[],
+        )
+        .await
+        .doing(DOING)?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    let has = |name: &str| tables.iter().any(|table| table == name);
+    if tables.is_empty() {
+        return Ok(Found::Empty);
+    }
+    if !has("alembic_version") {
+        let shown = tables
+            .iter()
+            .take(5)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(", ");
+        return Err(foreign(format!("another program's tables ({shown})")));
+    }
+    let revisions: Vec<String> = client
+        .query("SELECT version_num FROM alembic_version", &[])
+        .await
+        .doing(DOING)?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    if revisions != [ALEMBIC] {
+        return Err(StoreError::UnknownSchema {
+            found: format!("the App Proxy's revision {}", revisions.join(", ")),
+            known: ALEMBIC.to_owned(),
+            fix: "bring it to that revision with the App Proxy's own migrations, or use a \
+                  release of Patchbay that knows it"
+                .to_owned(),
+        });
+    }
+    if !has(schema::HISTORY) {
+        return Ok(Found::Ours { current: false });
+    }
+    let applied: Vec<Applied> = client
+        .query(schema::READ_HISTORY, &[])
+        .await
+        .doing(DOING)?
+        .iter()
+        .map(|row| Applied {
+            version: row.get(0),
+            name: row.get(1),
+            checksum: row.get(2),
+        })
+        .collect();
+    let current = schema::is_current(&applied, known)?;
+    Ok(Found::Ours { current })
+}
+
+fn foreign(found: String) -> StoreError {
+    StoreError::UnknownSchema {
+        found,
+        known: format!("an empty database, or the App Proxy's at revision {ALEMBIC}"),
+        fix: "point [db] name at a database of Patchbay's own or of the App Proxy's".to_owned(),
+    }
+}

@@ -1,0 +1,302 @@
+//! Workers in PostgreSQL.
+
+use chrono::{DateTime, Utc};
+use deadpool_postgres::Transaction;
+use patchbay_common::circuit::AppMode;
+use patchbay_common::id::WorkerId;
+use patchbay_common::timestamp;
+use patchbay_common::worker::{AppFilter, Registration, Worker, WorkerStatus};
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::rows;
+use crate::store::error::Doing;
+use crate::store::stored::WorkerRow;
+use crate::store::{Result, StoreError, fit};
+
+const REGISTERING: &str = "registering a worker";
+const READING: &str = "reading workers";
+
+/// Adds or updates the worker of this authority.
+pub(super) async fn register(tx: &Transaction<'_>, registration: &Registration) -> Result<Worker> {
+    let known = one(
+        tx,
+        "w.authority = $1 FOR UPDATE OF w",
+        &registration.authority,
+    )
+    .await?;
+    // Whoever served under a lost worker's name is gone: counting starts again.
+    let counted = known
+        .as_ref()
+        .filter(|worker| worker.status == WorkerStatus::Alive)
+        .map(|worker| worker.nodes);
+    let id = upsert(tx, registration).await?;
+    if known.is_some() {
+        follow_domain(tx, id, fit::slot_domain(registration).as_deref()).await?;
+    }
+    if counted.is_none() {
+        execute(tx, "DELETE FROM patchbay_nodes WHERE worker = $1", &[&id.0]).await?;
+    }
+    let nodes = match registration.node_id.as_deref() {
+        Some(node) => count_node(tx, id, node).await?,
+        None => counted.unwrap_or(0).max(0).saturating_add(1),
+    };
+    execute(
+        tx,
+        "UPDATE workers SET nodes = $2 WHERE id = $1",
+        &[&id.0, &nodes],
+    )
+    .await?;
+    execute(
+        tx,
+        "INSERT INTO patchbay_generations (worker) VALUES ($1) ON CONFLICT DO NOTHING",
+        &[&id.0],
+    )
+    .await?;
+    replace_filters(tx, id, &registration.app_filters).await?;
+    get(tx, id).await?.ok_or(StoreError::NoSuchWorker(id))
+}
+
+/// Two registrations of one new name meet at its unique constraint, not at a check.
+async fn upsert(tx: &Transaction<'_>, registration: &Registration) -> Result<WorkerId> {
+    let traffics: Vec<&str> = registration
+        .accepted_traffics
+        .iter()
+        .map(|mode| AppMode::label(*mode))
+        .collect();
+    let range = registration
+        .port_range
+        .map(|(first, last)| vec![i32::from(first), i32::from(last)]);
+    let statement = tx
+        .prepare_cached(
+            "INSERT INTO workers AS w (id, authority, frontend_mode, protocol, hostname, \
+             tls_listen, tls_advertised, api_port, available_slots, port_range, wildcard_domain, \
+             wildcard_traffic_port, accepted_traffics, filtered_apps_only, \
+             traefik_last_used_marker_path, created_at, updated_at, status, occupied_slots, nodes) \
+             VALUES ($1, $2, $3::text::frontendmode, $4::text::proxyprotocol, $5, $6, $7, $8, $9, \
+             $10, $11, $12, $13::text[]::appmode[], $14, $15, $16, $16, 'ALIVE', 0, 0) \
+             ON CONFLICT (authority) DO UPDATE SET frontend_mode = excluded.frontend_mode, \
+             protocol = excluded.protocol, hostname = excluded.hostname, \
+             tls_listen = excluded.tls_listen, tls_advertised = excluded.tls_advertised, \
+             api_port = excluded.api_port, available_slots = excluded.available_slots, \
+             port_range = excluded.port_range, wildcard_domain = excluded.wildcard_domain, \
+             wildcard_traffic_port = excluded.wildcard_traffic_port, \
+             accepted_traffics = excluded.accepted_traffics, \
+             filtered_apps_only = excluded.filtered_apps_only, \
+             traefik_last_used_marker_path = excluded.traefik_last_used_marker_path, \
+             updated_at = excluded.updated_at, status = 'ALIVE' RETURNING w.id",
+        )
+        .await
+        .doing(REGISTERING)?;
+    let row = tx
+        .query_one(
+            &statement,
+            &[
+                &WorkerId::random().0,
+                &registration.authority,
+                &registration.frontend_mode.label(),
+                &registration.protocol.carried().label(),
+                &registration.hostname,
+                &registration.tls_listen,
+                &registration.tls_advertised,
+                &i32::from(registration.api_port),
+                &fit::available_slots(registration),
+                &range,
+                &registration.wildcard_domain,
+                &registration.wildcard_traffic_port.map(i32::from),
+                &traffics,
+                &registration.filtered_apps_only,
+                &registration.traefik_last_used_marker_path,
+                &timestamp::now(),
+            ],
+        )
+        .await
+        .doing(REGISTERING)?;
+    Ok(WorkerId(row.get(0)))
+}
+
+/// Moves the worker's subdomains to the domain it has now. One that is taken there stays out of
+/// the constraint, as a circuit of the incumbent's would.
+async fn follow_domain(tx: &Transaction<'_>, id: WorkerId, domain: Option<&str>) -> Result<()> {
+    execute(
+        tx,
+        "UPDATE circuits c SET slot_domain = CASE WHEN EXISTS (SELECT 1 FROM circuits o WHERE \
+         o.slot_domain = $2 AND o.subdomain = c.subdomain AND o.id <> c.id) \
+         THEN NULL ELSE $2 END \
+         WHERE c.worker = $1 AND c.subdomain IS NOT NULL AND c.slot_domain IS DISTINCT FROM $2",
+        &[&id.0, &domain],
+    )
+    .await
+}
+
+/// Counts a node that names itself; answers how many have.
+async fn count_node(tx: &Transaction<'_>, id: WorkerId, node: &str) -> Result<i32> {
+    execute(
+        tx,
+        "INSERT INTO patchbay_nodes (worker, node_id, last_seen) VALUES ($1, $2, $3) \
+         ON CONFLICT (worker, node_id) DO UPDATE SET last_seen = excluded.last_seen",
+        &[&id.0, &node, &timestamp::now()],
+    )
+    .await?;
+    named_nodes(tx, id).await
+}
+
+async fn named_nodes(tx: &Transaction<'_>, id: WorkerId) -> Result<i32> {
+    let statement = tx
+        .prepare_cached("SELECT count(*)::integer FROM patchbay_nodes WHERE worker = $1")
+        .await
+        .doing(READING)?;
+    let row = tx.query_one(&statement, &[&id.0]).await.doing(READING)?;
+    Ok(row.get(0))
+}
+
+async fn replace_filters(tx: &Transaction<'_>, id: WorkerId, filters: &[AppFilter]) -> Result<()> {
+    execute(
+        tx,
+        "DELETE FROM worker_app_filters WHERE worker = $1",
+        &[&id.0],
+    )
+    .await?;
+    for filter in filters {
+        execute(
+            tx,
+            "INSERT INTO worker_app_filters (id, property_name, property_value, worker) \
+             VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+            &[&Uuid::new_v4(), &filter.key, &filter.value, &id.0],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// A sign of life.
+pub(super) async fn heartbeat(tx: &Transaction<'_>, id: WorkerId) -> Result<Option<Worker>> {
+    execute(
+        tx,
+        "UPDATE workers SET updated_at = $2, status = 'ALIVE' WHERE id = $1",
+        &[&id.0, &timestamp::now()],
+    )
+    .await?;
+    get(tx, id).await
+}
+
+/// One node leaves. A name that is not counted changes nothing: it left before.
+pub(super) async fn leave(
+    tx: &Transaction<'_>,
+    id: WorkerId,
+    node: Option<&str>,
+) -> Result<Option<Worker>> {
+    let Some(worker) = lock(tx, id).await? else {
+        return Ok(None);
+    };
+    let left = match node {
+        None => worker.nodes.saturating_sub(1).max(0),
+        Some(node) => {
+            let statement = tx
+                .prepare_cached("DELETE FROM patchbay_nodes WHERE worker = $1 AND node_id = $2")
+                .await
+                .doing(REGISTERING)?;
+            let known = tx.execute(&statement, &[&id.0, &node]).await;
+            if known.doing("letting a worker leave")? == 0 {
+                return get(tx, id).await;
+            }
+            named_nodes(tx, id).await?
+        }
+    };
+    execute(
+        tx,
+        "UPDATE workers SET nodes = $2, \
+         status = CASE WHEN $2 = 0 THEN 'LOST' ELSE status END WHERE id = $1",
+        &[&id.0, &left],
+    )
+    .await?;
+    get(tx, id).await
+}
+
+/// Marks silent workers as lost.
+pub(super) async fn mark_lost(
+    tx: &Transaction<'_>,
+    silent_since: DateTime<Utc>,
+) -> Result<Vec<Worker>> {
+    let sql = format!(
+        "UPDATE workers w SET status = 'LOST' \
+         WHERE w.status = 'ALIVE' AND coalesce(w.updated_at, w.created_at) < $1 RETURNING {}",
+        rows::WORKER
+    );
+    select(tx, &sql, &[&silent_since]).await
+}
+
+/// The worker of this id.
+pub(super) async fn get(tx: &Transaction<'_>, id: WorkerId) -> Result<Option<Worker>> {
+    one(tx, "w.id = $1", &id.0).await
+}
+
+/// The worker of this id, locked until the transaction ends.
+pub(super) async fn lock(tx: &Transaction<'_>, id: WorkerId) -> Result<Option<Worker>> {
+    one(tx, "w.id = $1 FOR UPDATE OF w", &id.0).await
+}
+
+/// The worker of this name.
+pub(super) async fn by_authority(tx: &Transaction<'_>, authority: &str) -> Result<Option<Worker>> {
+    one(tx, "w.authority = $1", &authority).await
+}
+
+/// All workers.
+pub(super) async fn all(tx: &Transaction<'_>) -> Result<Vec<Worker>> {
+    let sql = format!(
+        "SELECT {} FROM workers w ORDER BY w.authority",
+        rows::WORKER
+    );
+    select(tx, &sql, &[]).await
+}
+
+/// All filters.
+pub(super) async fn filters(tx: &Transaction<'_>) -> Result<Vec<(WorkerId, AppFilter)>> {
+    const DOING: &str = "reading filters";
+    let statement = tx
+        .prepare_cached(
+            "SELECT worker, property_name, property_value FROM worker_app_filters \
+             ORDER BY worker, property_name, property_value",
+        )
+        .await
+        .doing(DOING)?;
+    let rows = tx.query(&statement, &[]).await.doing(DOING)?;
+    let filter = |row: &tokio_postgres::Row| AppFilter {
+        key: row.get(1),
+        value: row.get(2),
+    };
+    Ok(rows
+        .iter()
+        .map(|row| (WorkerId(row.get(0)), filter(row)))
+        .collect())
+}
+
+async fn one(
+    tx: &Transaction<'_>,
+    condition: &str,
+    key: &(dyn ToSql + Sync),
+) -> Result<Option<Worker>> {
+    let sql = format!("SELECT {} FROM workers w WHERE {condition}", rows::WORKER);
+    let mut found = select(tx, &sql, &[key]).await?;
+    Ok(found.pop())
+}
+
+async fn select(
+    tx: &Transaction<'_>,
+    sql: &str,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Worker>> {
+    let statement = tx.prepare_cached(sql).await.doing(READING)?;
+    let rows = tx.query(&statement, params).await.doing(READING)?;
+    rows.iter()
+        .map(|row| rows::worker(row).doing(READING).and_then(WorkerRow::read))
+        .collect()
+}
+
+async fn execute(tx: &Transaction<'_>, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<()> {
+    let statement = tx.prepare_cached(sql).await.doing(REGISTERING)?;
+    tx.execute(&statement, params)
+        .await
+        .map(drop)
+        .doing(REGISTERING)
+}

@@ -1,0 +1,113 @@
+//! The files in `conf/` are ones their programs accept: as they stand, and with every commented
+//! key switched on, so that no key in them is stale or misspelt.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use patchbay_tests::program::binary;
+
+const COORDINATOR: &str = "patchbay-coordinator";
+const WORKER: &str = "patchbay-worker";
+const AGENT: &str = "patchbay-agent";
+
+fn conf() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf")
+}
+
+/// The variables of an `.env` file, as systemd reads them.
+fn variables(name: &str) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(conf().join(name)).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+async fn check(program: &str, file: &Path, environment: &[(String, String)]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    Command::new(binary(program).await.unwrap())
+        .args(["--check", "--config"])
+        .arg(file)
+        .env_remove("BACKEND_CONFIG_FILE")
+        .envs(environment.iter().cloned())
+        .current_dir(folder.path())
+        .output()
+        .unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Switches on every line of the form `# key = value` or `# [section]`.
+fn uncommented(text: &str) -> String {
+    let is_key = |rest: &str| {
+        rest.starts_with('[')
+            || rest.split_once(" = ").is_some_and(|(key, _)| {
+                key.bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+            })
+    };
+    let lines = text.lines().map(|line| match line.strip_prefix("# ") {
+        Some(rest) if is_key(rest) => rest,
+        _ => line,
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+async fn accepts(program: &str, name: &str, secrets: &str) {
+    let (file, secrets) = (conf().join(name), variables(secrets));
+    let output = check(program, &file, &secrets).await;
+    assert!(output.status.success(), "{name}: {}", said(&output));
+
+    let folder = tempfile::tempdir().unwrap();
+    let all = folder.path().join(name);
+    let text = uncommented(&std::fs::read_to_string(&file).unwrap());
+    std::fs::write(&all, &text).unwrap();
+    let output = check(program, &all, &secrets).await;
+    let answer = said(&output);
+    assert!(output.status.success(), "all of {name}: {answer}\n{text}");
+    for complaint in ["unknown", "without a meaning"] {
+        assert!(!answer.contains(complaint), "all of {name}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn the_coordinator_accepts_its_sample() {
+    accepts(COORDINATOR, "coordinator.toml", "secrets.env").await;
+}
+
+#[tokio::test]
+async fn the_worker_accepts_its_samples() {
+    accepts(WORKER, "worker-port.toml", "secrets.env").await;
+    accepts(WORKER, "worker-wildcard.toml", "secrets.env").await;
+}
+
+#[tokio::test]
+async fn the_agent_accepts_its_sample() {
+    accepts(AGENT, "agent.toml", "agent.env").await;
+}
+
+#[tokio::test]
+async fn a_missing_secret_is_named() {
+    for (program, file) in [
+        (COORDINATOR, "coordinator.toml"),
+        (WORKER, "worker-port.toml"),
+    ] {
+        let output = check(program, &conf().join(file), &[]).await;
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "{program}: {}",
+            said(&output)
+        );
+        for key in [
+            "secrets.api_secret",
+            "secrets.jwt_secret",
+            "permit_hash.secret",
+        ] {
+            assert!(said(&output).contains(key), "{program}: {}", said(&output));
+        }
+    }
+}

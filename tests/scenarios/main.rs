@@ -1,0 +1,30 @@
+//! What a user, an operator and an attacker see of Patchbay, told as stories. Every scenario
+//! starts the real programs with configuration files of their own; see the harness in `src/`.
+//!
+//! One binary, so that it is linked once; a module per subject.
+
+mod an_opening_is_routable_when_answered;
+mod bodies_stream_both_ways;
+mod errors_for_people_and_programs;
+mod hop_by_hop_headers_stay_here;
+mod inference_asks_for_a_token;
+mod mistakes_are_reported_at_check;
+mod open_an_app_by_port;
+mod open_an_app_by_subdomain;
+mod request_id_is_carried;
+mod sigterm_during_a_download_loses_nothing;
+mod slots_are_never_given_twice;
+mod strangers_are_refused;
+mod survive_coordinator_death;
+mod survive_database_cut;
+mod survive_redis_outage;
+mod survive_worker_restart;
+mod websocket_through_a_circuit;
+mod without_redis_the_stream_carries_events;
+
+/// Writes a measured figure past the test runner, which keeps what scenarios print to itself.
+fn report_figure(figure: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    // A figure that cannot be shown fails nothing.
+    let _ = writeln!(std::io::stderr(), "    {figure}");
+}

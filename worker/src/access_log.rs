@@ -1,0 +1,310 @@
+//! One line for every request, written by a thread of its own.
+//!
+//! A line through the general logger costs a formatted record and a system call on the thread
+//! that carries traffic; here a request appends to a buffer, and the writer empties it in large
+//! pieces. When the reader of our output stalls, lines are dropped and counted rather than
+//! traffic held up.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::{SecondsFormat, Utc};
+use patchbay_common::cli::LogFormat;
+
+/// Most bytes that wait to be written.
+const MAX_WAITING: usize = 8 << 20;
+/// Bytes that wake the writer before its time.
+const WAKE_AT: usize = 64 << 10;
+/// Longest time a line waits.
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// What a line says. Absent fields are left out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Line<'a> {
+    /// `http`, `websocket` or `tcp`.
+    pub kind: &'a str,
+    /// The request's or connection's id.
+    pub request_id: &'a str,
+    /// Id of the request that opened the circuit.
+    pub origin_request_id: Option<&'a str>,
+    /// Address of the client.
+    pub client: Option<std::net::SocketAddr>,
+    /// HTTP method.
+    pub method: &'a str,
+    /// Path without query.
+    pub path: &'a str,
+    /// The circuit.
+    pub circuit: Option<&'a str>,
+    /// Its app.
+    pub app: Option<&'a str>,
+    /// By what right the request was carried.
+    pub credential: Option<&'a str>,
+    /// Where it was sent.
+    pub route: Option<&'a str>,
+    /// HTTP status; 0 if none was sent, 499 if the client went away first.
+    pub status: u16,
+    /// Body bytes from the client.
+    pub bytes_in: u64,
+    /// Body bytes to the client.
+    pub bytes_out: u64,
+    /// The whole time.
+    pub duration: Duration,
+    /// Time to the answer's head.
+    pub first_byte: Option<Duration>,
+    /// Upstreams tried before.
+    pub retries: usize,
+    /// How a spliced connection ended.
+    pub end: Option<&'a str>,
+    /// Why the request was not carried, or not to its end.
+    pub error: Option<&'a str>,
+}
+
+/// The log.
+#[derive(Debug)]
+pub struct AccessLog {
+    shared: Arc<Shared>,
+    format: LogFormat,
+    writer: Option<std::thread::JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    wake: Condvar,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+    closing: bool,
+}
+
+impl AccessLog {
+    /// A log that writes to standard output, or drops every line if it is not enabled.
+    ///
+    /// # Errors
+    /// If the writer's thread cannot be started.
+    pub fn start(enabled: bool, format: LogFormat) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let writer = if enabled {
+            let shared = Arc::clone(&shared);
+            let thread = std::thread::Builder::new().name("access-log".into());
+            Some(thread.spawn(move || shared.write_until_closed())?)
+        } else {
+            None
+        };
+        Ok(Self {
+            shared,
+            format,
+            writer,
+        })
+    }
+
+    /// Whether lines are written at all.
+    pub fn is_enabled(&self) -> bool {
+        self.writer.is_some()
+    }
+
+    /// Appends a line.
+    pub fn write(&self, line: &Line<'_>) {
+        if !self.is_enabled() {
+            return;
+        }
+        let mut text = String::with_capacity(512);
+        // Writing to a String cannot fail.
+        let _ = match self.format {
+            LogFormat::Text => line.text(&mut text),
+            LogFormat::Json => line.json(&mut text),
+        };
+        let mut waiting = self.shared.lock();
+        if waiting.bytes.len() + text.len() > MAX_WAITING {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let before = waiting.bytes.len();
+        waiting.bytes.extend_from_slice(text.as_bytes());
+        if before < WAKE_AT && waiting.bytes.len() >= WAKE_AT {
+            self.shared.wake.notify_one();
+        }
+    }
+}
+
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        self.shared.lock().closing = true;
+        self.shared.wake.notify_one();
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            log::error!("the access log's writer panicked");
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_until_closed(&self) {
+        let mut batch = Vec::new();
+        loop {
+            let waiting = self.lock();
+            let (mut waiting, _) = self
+                .wake
+                .wait_timeout_while(waiting, PERIOD, |w| !w.closing && w.bytes.len() < WAKE_AT)
+                .unwrap_or_else(PoisonError::into_inner);
+            std::mem::swap(&mut batch, &mut waiting.bytes);
+            let closing = waiting.closing;
+            drop(waiting);
+            let mut out = std::io::stdout().lock();
+            // Nobody reads the log any more: there is nobody to tell either.
+            let _ = out.write_all(&batch).and_then(|()| out.flush());
+            drop(out);
+            batch.clear();
+            let dropped = self.dropped.swap(0, Ordering::Relaxed);
+            if dropped > 0 {
+                log::warn!(
+                    "{dropped} lines of the access log were dropped: its reader is too slow"
+                );
+            }
+            if closing {
+                return;
+            }
+        }
+    }
+}
+
+impl Line<'_> {
+    fn text(&self, out: &mut String) -> std::fmt::Result {
+        let now = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
+        write!(
+            out,
+            "{now} ACCESS {} request_id={}",
+            self.kind, self.request_id
+        )?;
+        self.each(&mut |name, value| match value {
+            Value::Text(text) if is_plain(text) => write!(out, " {name}={text}"),
+            Value::Text(text) => write!(out, " {name}={text:?}"),
+            Value::Shown(shown) => write!(out, " {name}={shown}"),
+        })?;
+        out.push('\n');
+        Ok(())
+    }
+
+    fn json(&self, out: &mut String) -> std::fmt::Result {
+        let now = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
+        write!(
+            out,
+            "{{\"time\":\"{now}\",\"level\":\"ACCESS\",\"kind\":\"{}\",\"request_id\":\"{}\"",
+            self.kind, self.request_id
+        )?;
+        self.each(&mut |name, value| match value {
+            Value::Text(text) => {
+                let quoted = serde_json::Value::from(text);
+                write!(out, ",\"{name}\":{quoted}")
+            }
+            Value::Shown(shown) if name == "client" => write!(out, ",\"{name}\":\"{shown}\""),
+            Value::Shown(shown) => write!(out, ",\"{name}\":{shown}"),
+        })?;
+        out.push_str("}\n");
+        Ok(())
+    }
+
+    /// Every field that has a value, in the order lines show them.
+    fn each(
+        &self,
+        visit: &mut dyn FnMut(&'static str, Value<'_>) -> std::fmt::Result,
+    ) -> std::fmt::Result {
+        let mut text = |name, value: Option<&str>| match value {
+            Some(value) => visit(name, Value::Text(value)),
+            None => Ok(()),
+        };
+        text("origin_request_id", self.origin_request_id)?;
+        text("method", Some(self.method).filter(|m| !m.is_empty()))?;
+        text("path", Some(self.path).filter(|p| !p.is_empty()))?;
+        text("circuit", self.circuit)?;
+        text("app", self.app)?;
+        text("auth", self.credential)?;
+        text("route", self.route)?;
+        text("end", self.end)?;
+        text("error", self.error)?;
+        if let Some(client) = self.client {
+            visit("client", Value::Shown(&client))?;
+        }
+        visit("status", Value::Shown(&self.status))?;
+        visit("bytes_in", Value::Shown(&self.bytes_in))?;
+        visit("bytes_out", Value::Shown(&self.bytes_out))?;
+        visit("duration_ms", Value::Shown(&Millis(self.duration)))?;
+        if let Some(first_byte) = self.first_byte {
+            visit("first_byte_ms", Value::Shown(&Millis(first_byte)))?;
+        }
+        if self.retries > 0 {
+            visit("retries", Value::Shown(&self.retries))?;
+        }
+        Ok(())
+    }
+}
+
+enum Value<'a> {
+    Text(&'a str),
+    Shown(&'a dyn std::fmt::Display),
+}
+
+/// Milliseconds with three digits.
+struct Millis(Duration);
+
+impl std::fmt::Display for Millis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let micros = self.0.as_micros();
+        write!(f, "{}.{:03}", micros / 1_000, micros % 1_000)
+    }
+}
+
+fn is_plain(text: &str) -> bool {
+    text.bytes()
+        .all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'=')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line() -> Line<'static> {
+        Line {
+            kind: "http",
+            request_id: "r-1",
+            client: Some("1.2.3.4:5".parse().unwrap()),
+            method: "GET",
+            path: "/a\nb",
+            status: 200,
+            duration: Duration::from_micros(1_234),
+            ..Line::default()
+        }
+    }
+
+    #[test]
+    fn one_line_whatever_the_path() {
+        let mut text = String::new();
+        line().text(&mut text).unwrap();
+        assert_eq!(text.matches('\n').count(), 1);
+        assert!(text.contains("request_id=r-1"), "{text}");
+        assert!(text.contains("path=\"/a\\nb\""), "{text}");
+        assert!(text.contains("duration_ms=1.234"), "{text}");
+    }
+
+    #[test]
+    fn json_parses() {
+        let mut text = String::new();
+        line().json(&mut text).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["path"], "/a\nb");
+        assert_eq!(json["status"], 200);
+        assert_eq!(json["client"], "1.2.3.4:5");
+        assert_eq!(json["duration_ms"], 1.234);
+    }
+}

@@ -1,0 +1,206 @@
+//! The sections as they stand in the file.
+
+use std::path::PathBuf;
+
+use patchbay_common::circuit::{AppMode, Protocol};
+use patchbay_common::config::{HostPort, Seconds};
+use patchbay_common::worker::AppFilter;
+use serde::{Deserialize, Deserializer};
+
+/// `[proxy_worker]` (contract/config.md §4).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub(super) struct ProxyWorker {
+    pub(super) coordinator_endpoint: Option<String>,
+    pub(super) verify_coordinator_ssl_certificate: bool,
+    pub(super) authority: Option<String>,
+    pub(super) id: Option<String>,
+    pub(super) frontend_mode: Option<String>,
+    pub(super) protocol: Option<Protocol>,
+    pub(super) accepted_traffics: Option<Vec<AppMode>>,
+    pub(super) api_bind_addr: HostPort,
+    pub(super) api_advertised_addr: Option<HostPort>,
+    pub(super) port_proxy: Option<PortProxy>,
+    pub(super) wildcard_domain: Option<WildcardDomain>,
+    pub(super) tls_listen: bool,
+    pub(super) tls_cert: Option<PathBuf>,
+    pub(super) tls_privkey: Option<PathBuf>,
+    pub(super) tls_advertised: bool,
+    pub(super) heartbeat_period: Seconds,
+    pub(super) app_filters: Vec<AppFilter>,
+    pub(super) filtered_apps_only: bool,
+    pub(super) trusted_proxies: Texts,
+    pub(super) metric_access_allowed_hosts: Texts,
+}
+
+impl Default for ProxyWorker {
+    fn default() -> Self {
+        Self {
+            coordinator_endpoint: None,
+            verify_coordinator_ssl_certificate: true,
+            authority: None,
+            id: None,
+            frontend_mode: None,
+            protocol: None,
+            accepted_traffics: None,
+            api_bind_addr: HostPort::new("0.0.0.0", 10201),
+            api_advertised_addr: None,
+            port_proxy: None,
+            wildcard_domain: None,
+            tls_listen: false,
+            tls_cert: None,
+            tls_privkey: None,
+            tls_advertised: false,
+            heartbeat_period: Seconds::from_secs(10),
+            app_filters: Vec::new(),
+            filtered_apps_only: false,
+            trusted_proxies: Texts::default(),
+            metric_access_allowed_hosts: Texts(vec!["127.0.0.1/32".into(), "::1/128".into()]),
+        }
+    }
+}
+
+/// One text or a list of texts.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Texts(pub(super) Vec<String>);
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a network or a list of networks")]
+        enum OneOrMany {
+            One(String),
+            Many(Vec<String>),
+        }
+        Ok(Self(match OneOrMany::deserialize(deserializer)? {
+            OneOrMany::One(text) => vec![text],
+            OneOrMany::Many(texts) => texts,
+        }))
+    }
+}
+
+/// `[proxy_worker.port_proxy]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PortProxy {
+    pub(super) bind_host: Option<String>,
+    pub(super) bind_port_range: Option<Vec<u16>>,
+    pub(super) advertised_host: Option<String>,
+    pub(super) advertised_port_range: Option<Vec<u16>>,
+}
+
+impl PortProxy {
+    /// Stands in where the mode itself is missing and reported.
+    pub(super) fn placeholder() -> Self {
+        Self {
+            bind_port_range: Some(vec![1, 1]),
+            ..Self::default()
+        }
+    }
+}
+
+/// `[proxy_worker.wildcard_domain]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct WildcardDomain {
+    pub(super) domain: Option<String>,
+    pub(super) bind_addr: Option<HostPort>,
+    pub(super) advertised_port: Option<u16>,
+}
+
+/// `[server]`: the process.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Server {
+    /// Threads that carry traffic; 0 means one for each CPU.
+    pub threads: usize,
+    /// How long requests and streams may go on after SIGTERM.
+    pub grace_period: Seconds,
+    /// Write a log line for every request.
+    pub access_log: bool,
+    /// Most client connections at once; 0 means no limit but the system's.
+    pub max_connections: usize,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            threads: 0,
+            grace_period: Seconds::from_secs(30),
+            access_log: true,
+            max_connections: 0,
+        }
+    }
+}
+
+/// `[permit]`: permit cookies.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Permit {
+    /// How long a permit is good.
+    pub lifetime: Seconds,
+    /// Also set and accept the incumbent's permit: one per user, for all apps, for ever.
+    pub legacy: bool,
+}
+
+impl Default for Permit {
+    fn default() -> Self {
+        Self {
+            lifetime: Seconds::from_secs(7 * 86_400),
+            legacy: false,
+        }
+    }
+}
+
+/// `[timeouts]`: patience with clients and upstreams. A live stream is never timed out.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Timeouts {
+    /// For a request's head to be complete, from its first byte.
+    pub request_head: Seconds,
+    /// To connect to an upstream.
+    pub connect: Seconds,
+    /// How long an idle client connection is kept for its next request.
+    pub keepalive: Seconds,
+    /// How long an idle upstream connection is kept.
+    pub upstream_keepalive: Seconds,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            request_head: Seconds::from_secs(30),
+            connect: Seconds::from_secs(10),
+            keepalive: Seconds::from_secs(75),
+            upstream_keepalive: Seconds::from_secs(60),
+        }
+    }
+}
+
+/// `[sync]`: how the circuits are kept current.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Sync {
+    /// Between full fetches that repair whatever no other means noticed.
+    pub refetch_interval: Seconds,
+    /// Between writes of activity marks to Redis.
+    pub activity_interval: Seconds,
+}
+
+impl Default for Sync {
+    fn default() -> Self {
+        Self {
+            refetch_interval: Seconds::from_secs(60),
+            activity_interval: Seconds::from_secs(1),
+        }
+    }
+}
+
+/// `[cors]`: what is said about other origins on proxied answers.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Cors {
+    /// Write `Access-Control-Allow-Origin: *` over what the app says, as the incumbent does.
+    /// Otherwise it is only added where the app says nothing.
+    pub r#override: bool,
+}

@@ -1,0 +1,120 @@
+//! What one request gathers on its way through the proxy.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use patchbay_common::lifecycle::InFlight;
+use patchbay_common::request_id::RequestId;
+
+use crate::error::Refusal;
+use crate::stage::{Client, Credential};
+use crate::table::LiveCircuit;
+use crate::upstream::{Picked, Upstream};
+
+/// Most upstreams tried for one request.
+pub const MAX_ATTEMPTS: usize = 3;
+
+/// State of one request; made when its head has been read.
+#[derive(Debug)]
+pub struct Context {
+    /// When its head had been read.
+    pub started: Instant,
+    /// Its id; `None` until the first stage has run.
+    pub request_id: Option<RequestId>,
+    /// Who sent it.
+    pub client: Option<Client>,
+    /// Its method, kept because a spliced connection takes the head with it.
+    pub method: String,
+    /// Its path without the query, which may hold secrets.
+    pub path: String,
+    /// The circuit it goes over.
+    pub circuit: Option<Arc<LiveCircuit>>,
+    /// By what right.
+    pub credential: Option<Credential>,
+    /// Where it is sent.
+    pub picked: Option<Picked>,
+    /// Where sending it failed.
+    pub tried: Vec<Arc<Upstream>>,
+    /// Why it was not carried.
+    pub refusal: Option<Refusal>,
+    /// What became of a connection that was taken out of the proxy's hands.
+    pub spliced: Option<Spliced>,
+    /// Time to the first byte of the answer's head.
+    pub first_byte: Option<Duration>,
+    /// Holds up a drain until the request has ended.
+    pub in_flight: Option<InFlight>,
+}
+
+/// The account of a spliced connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spliced {
+    /// Bytes from the client to the app.
+    pub sent: u64,
+    /// Bytes from the app to the client.
+    pub received: u64,
+    /// How it ended.
+    pub end: SpliceEnd,
+}
+
+/// How a spliced connection ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SpliceEnd {
+    /// Both sides said good-bye.
+    #[default]
+    Finished,
+    /// One side broke off.
+    Broken,
+    /// The circuit was closed.
+    CircuitClosed,
+}
+
+impl SpliceEnd {
+    /// The word for logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Broken => "broken",
+            Self::CircuitClosed => "circuit-closed",
+        }
+    }
+}
+
+impl Context {
+    /// A request begins.
+    pub fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            request_id: None,
+            client: None,
+            method: String::new(),
+            path: String::new(),
+            circuit: None,
+            credential: None,
+            picked: None,
+            tried: Vec::new(),
+            refusal: None,
+            spliced: None,
+            first_byte: None,
+            in_flight: None,
+        }
+    }
+
+    /// The request's id. One is made if a request failed before its first stage.
+    pub fn id(&mut self) -> RequestId {
+        self.request_id
+            .get_or_insert_with(RequestId::generate)
+            .clone()
+    }
+
+    /// The client's address.
+    pub fn client_address(&self) -> Option<SocketAddr> {
+        self.client.map(|client| client.address)
+    }
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Self::new()
+    }
+}

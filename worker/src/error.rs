@@ -1,0 +1,359 @@
+//! What a client is told when a request cannot be carried: the only file that knows statuses,
+//! types and texts (contract/rest-coordinator.md §4, contract/data-plane.md §2–7).
+
+use std::fmt::Write as _;
+
+use patchbay_common::request_id::RequestId;
+use patchbay_common::token::TokenError;
+use serde_json::json;
+
+use crate::admin::ApiError;
+use crate::setup::SetupError;
+
+/// Why a request is not carried.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The request itself is not acceptable HTTP; the connection is closed after the answer.
+    #[error("{0}")]
+    BadRequest(&'static str),
+    /// No circuit at this port.
+    #[error("Unregistered slot {0}")]
+    UnknownPort(u16),
+    /// No circuit at this subdomain.
+    #[error("E20009: Subdomain {0} not registered")]
+    UnknownSubdomain(String),
+    /// The client's address is not among the circuit's.
+    #[error("E20011: Client address not allowed")]
+    ClientAddress,
+    /// No permit cookie.
+    #[error("E20004: Authorization cookie not provided")]
+    PermitMissing,
+    /// A permit cookie, but not a good one.
+    #[error("E20005: Invalid authorization cookie")]
+    PermitInvalid,
+    /// No `Authorization`.
+    #[error("E20006: Authorization header not provided")]
+    BearerMissing,
+    /// `Authorization` of another scheme.
+    #[error("E20007: Unsupported authorization method {0}")]
+    BearerScheme(String),
+    /// The token does not hold.
+    #[error("E20008: Invalid authorization token ({0})")]
+    BearerInvalid(TokenError),
+    /// The token is for another circuit.
+    #[error("E20009: Authorization token mismatch")]
+    BearerMismatch,
+    /// The ticket of a permit exchange is unknown, used, or too old.
+    #[error("The link has been used or has expired: open the app again")]
+    Ticket,
+    /// A path of ours that does not exist.
+    #[error("There is nothing at this path")]
+    NotFound,
+    /// The circuit has no upstream in service.
+    #[error("No kernel of this app is reachable at the moment")]
+    NoUpstream,
+    /// The upstream cannot be connected to.
+    #[error("The app's kernel refused the connection")]
+    UpstreamConnect,
+    /// The upstream did not take the connection in time.
+    #[error("The app's kernel did not take the connection in time (connect time-out)")]
+    UpstreamConnectTimeout,
+    /// The upstream broke off, or spoke something that is not HTTP.
+    #[error("The app's kernel broke off before it answered")]
+    UpstreamBroke,
+    /// The upstream did not answer in time.
+    #[error("The app's kernel did not answer in time (response time-out)")]
+    UpstreamTimeout,
+    /// The circuit was closed while the request was under way.
+    #[error("The app was closed")]
+    CircuitClosed,
+    /// The worker carries as many connections as it may.
+    #[error("The worker is at its limit of connections")]
+    Busy,
+    /// Our own fault.
+    #[error("The worker failed to handle the request")]
+    Internal,
+}
+
+/// A refusal as the wire shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// HTTP status.
+    pub status: u16,
+    /// Last part of the problem's type URI.
+    pub kind: &'static str,
+    /// Short text, the same for all problems of the type.
+    pub title: &'static str,
+    /// The incumbent's error code.
+    pub error_code: &'static str,
+    /// This problem's own text.
+    pub msg: String,
+}
+
+impl From<&Refusal> for Problem {
+    fn from(refusal: &Refusal) -> Self {
+        use Refusal as R;
+        let (status, kind, title, error_code) = match refusal {
+            R::BadRequest(_) | R::UnknownPort(_) | R::UnknownSubdomain(_) => (
+                400,
+                "generic-bad-request",
+                "Bad request.",
+                "agent_request_bad-request",
+            ),
+            R::ClientAddress => (
+                403,
+                "client-ip-not-allowed",
+                "Client address not allowed.",
+                "appproxy_access_forbidden",
+            ),
+            R::PermitMissing
+            | R::PermitInvalid
+            | R::BearerMissing
+            | R::BearerScheme(_)
+            | R::BearerInvalid(_)
+            | R::BearerMismatch
+            | R::Ticket => (
+                401,
+                "invalid-credentials",
+                "Authentication credentials not valid.",
+                "agent_auth_unauthorized",
+            ),
+            R::NotFound => (
+                404,
+                "url-not-found",
+                "Unknown URL path.",
+                "agent_request_not-found",
+            ),
+            R::UpstreamConnect => (
+                502,
+                "appproxy/container-connection-refused",
+                "Cannot connect to Backend.AI kernel.",
+                "kernel_access_unreachable",
+            ),
+            R::UpstreamBroke => (
+                502,
+                "appproxy/container-connection-broken",
+                "Backend.AI kernel broke off.",
+                "kernel_access_unreachable",
+            ),
+            R::UpstreamConnectTimeout | R::UpstreamTimeout => (
+                504,
+                "appproxy/container-timeout",
+                "Backend.AI kernel did not answer in time.",
+                "kernel_access_unreachable",
+            ),
+            R::NoUpstream => (
+                503,
+                "appproxy/worker-not-available",
+                "Worker not available.",
+                "agent_access_not-found",
+            ),
+            R::CircuitClosed | R::Busy => (
+                503,
+                "service-unavailable",
+                "Service unavailable.",
+                "agent_generic_unavailable",
+            ),
+            R::Internal => (
+                500,
+                "internal-server-error",
+                "Internal server error.",
+                "agent_generic_internal-error",
+            ),
+        };
+        Self {
+            status,
+            kind,
+            title,
+            error_code,
+            msg: refusal.to_string(),
+        }
+    }
+}
+
+impl From<&ApiError> for Problem {
+    fn from(error: &ApiError) -> Self {
+        let (status, kind, title, error_code) = match error {
+            ApiError::NoRoute => (
+                404,
+                "url-not-found",
+                "Unknown URL path.",
+                "agent_request_not-found",
+            ),
+            ApiError::Method(_) => (
+                405,
+                "method-not-allowed",
+                "HTTP Method Not Allowed.",
+                "agent_request_bad-request",
+            ),
+            ApiError::Forbidden => (
+                403,
+                "generic-forbidden",
+                "Forbidden operation.",
+                "agent_access_forbidden",
+            ),
+            ApiError::Preflight => (
+                400,
+                "generic-bad-request",
+                "Bad request.",
+                "agent_request_bad-request",
+            ),
+            ApiError::Body
+            | ApiError::Setup(SetupError::NoToken | SetupError::Inference | SetupError::Protocol) => {
+                (
+                    400,
+                    "invalid-api-params",
+                    "Missing or invalid API parameters.",
+                    "agent_request_invalid-parameters",
+                )
+            }
+            ApiError::Setup(SetupError::Token(_)) => (
+                401,
+                "invalid-credentials",
+                "Authentication credentials not valid.",
+                "agent_auth_unauthorized",
+            ),
+            ApiError::Setup(SetupError::NoCircuit) => (
+                404,
+                "object-not-found",
+                "E00002: No such worker:circuit.",
+                "agent_read_not-found",
+            ),
+            ApiError::Setup(SetupError::Coordinator(_)) => (
+                502,
+                "appproxy/coordinator-connection-error",
+                "E20014: Failed to communicate with coordinator.",
+                "agent_access_unreachable",
+            ),
+        };
+        Self {
+            status,
+            kind,
+            title,
+            error_code,
+            msg: error.to_string(),
+        }
+    }
+}
+
+impl Problem {
+    /// Seconds after which another try makes sense.
+    pub fn retry_after(&self) -> Option<u32> {
+        (self.status == 503).then_some(2)
+    }
+
+    /// Content type and body: a page for browsers, JSON for everyone else.
+    pub fn render(&self, accept: Option<&[u8]>, request_id: &RequestId) -> (&'static str, String) {
+        if wants_page(accept) {
+            ("text/html; charset=utf-8", self.page(request_id))
+        } else {
+            ("application/problem+json; charset=utf-8", self.json())
+        }
+    }
+
+    fn json(&self) -> String {
+        json!({
+            "type": format!("https://api.backend.ai/probs/{}", self.kind),
+            "title": self.title,
+            "error_code": self.error_code,
+            "msg": self.msg,
+        })
+        .to_string()
+    }
+
+    fn page(&self, request_id: &RequestId) -> String {
+        let mut page = String::with_capacity(2_048);
+        // Writing to a String cannot fail.
+        let _ = write!(
+            page,
+            "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
+             <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
+             <title>{status} {title}</title><style>{STYLE}</style></head><body><main>\
+             <p class=\"status\">{status}</p><h1>{title}</h1><p>{msg}</p><p>{advice}</p>\
+             <p class=\"id\">Request id <code>{id}</code></p></main></body></html>",
+            status = self.status,
+            title = escape(self.title),
+            msg = escape(&self.msg),
+            advice = self.advice(),
+            id = escape(request_id.as_str()),
+        );
+        page
+    }
+
+    fn advice(&self) -> &'static str {
+        match self.status {
+            401 => "Open the app again from where you started it.",
+            403 => "This app may only be used from certain networks.",
+            400 | 404 => "The app may have been closed. Check the address, or start it again.",
+            502..=504 => "The app may still be starting, or has stopped. Try again in a moment.",
+            _ => "If it happens again, tell the people who run this service the request id below.",
+        }
+    }
+}
+
+const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;margin:0;display:grid;min-height:100vh;\
+place-items:center;background:#f6f7f9;color:#1c2430}main{max-width:34rem;padding:2rem}\
+.status{font-size:3rem;font-weight:700;margin:0;color:#8a94a6}h1{font-size:1.35rem;margin:.2rem 0 1rem}\
+.id{color:#6b7588;font-size:.85rem}code{user-select:all}\
+@media(prefers-color-scheme:dark){body{background:#14181f;color:#e6e9ef}}";
+
+/// Whether a person looks at the answer: `Accept` names `text/html` and does not name JSON.
+fn wants_page(accept: Option<&[u8]>) -> bool {
+    let names = |wanted: &str| {
+        accept
+            .unwrap_or_default()
+            .split(|byte| *byte == b',')
+            .filter_map(|entry| entry.split(|byte| *byte == b';').next())
+            .any(|kind| kind.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()))
+    };
+    names("text/html") && !names("application/json")
+}
+
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            '"' => out.push_str("&quot;"),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(accept: Option<&str>) -> (&'static str, String) {
+        let id = RequestId::parse("req-1").unwrap();
+        Problem::from(&Refusal::UnknownSubdomain("<b>".into()))
+            .render(accept.map(str::as_bytes), &id)
+    }
+
+    #[test]
+    fn people_get_a_page_and_programs_get_json() {
+        for accept in [
+            None,
+            Some("*/*"),
+            Some("application/json"),
+            Some("text/html, application/json"),
+        ] {
+            let (kind, body) = render(accept);
+            assert_eq!(kind, "application/problem+json; charset=utf-8");
+            let json: serde_json::Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(
+                json["type"],
+                "https://api.backend.ai/probs/generic-bad-request"
+            );
+            assert_eq!(json["error_code"], "agent_request_bad-request");
+            assert_eq!(json["msg"], "E20009: Subdomain <b> not registered");
+        }
+        let (kind, page) = render(Some("text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"));
+        assert_eq!(kind, "text/html; charset=utf-8");
+        assert!(page.contains("&lt;b&gt;") && !page.contains("<b>"));
+        assert!(page.contains("req-1"));
+    }
+}

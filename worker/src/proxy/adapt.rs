@@ -1,0 +1,191 @@
+//! Pingora's heads as the stages see them.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use pingora_core::Result;
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use pingora_core::protocols::tls::TlsStream;
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+
+use crate::frontend::{Control, Guarded};
+use crate::stage::{Head, HeaderLookup, HeaderSink, is_hop_by_hop};
+
+/// A header map as the stages read it.
+struct Headers<'a>(&'a HeaderMap);
+
+impl HeaderLookup for Headers<'_> {
+    fn get(&self, name: &str) -> Option<&[u8]> {
+        self.0.get(name).map(http::HeaderValue::as_bytes)
+    }
+
+    fn each<'a>(&'a self, name: &str, visit: &mut dyn FnMut(&'a [u8])) {
+        for value in self.0.get_all(name) {
+            visit(value.as_bytes());
+        }
+    }
+}
+
+/// The guard of a session's connection; `None` for a stream of HTTP/2, which has no connection of
+/// its own.
+pub(super) fn guard(session: &Session) -> Option<&Control> {
+    let stream = session.as_downstream().stream()?.as_any();
+    stream
+        .downcast_ref::<Guarded<L4Stream>>()
+        .map(Guarded::control)
+        .or_else(|| {
+            stream
+                .downcast_ref::<Guarded<TlsStream<L4Stream>>>()
+                .map(Guarded::control)
+        })
+}
+
+/// A session's request, with what the stages need beside its headers.
+pub(super) struct View<'a> {
+    request: &'a RequestHeader,
+    headers: Headers<'a>,
+    raw: Option<Bytes>,
+    peer: SocketAddr,
+    local: SocketAddr,
+    tls: bool,
+}
+
+impl<'a> View<'a> {
+    /// `None` if the connection is not over TCP, which no frontend of ours is.
+    pub(super) fn of(session: &'a Session) -> Option<Self> {
+        let downstream = session.as_downstream();
+        let request = downstream.req_header();
+        Some(Self {
+            request,
+            headers: Headers(&request.headers),
+            raw: downstream
+                .as_http1()
+                .map(|http1| http1.get_headers_raw_bytes()),
+            peer: *downstream.client_addr()?.as_inet()?,
+            local: *downstream.server_addr()?.as_inet()?,
+            tls: downstream
+                .digest()
+                .is_some_and(|digest| digest.ssl_digest.is_some()),
+        })
+    }
+
+    pub(super) fn head(&self) -> Head<'_> {
+        let uri = &self.request.uri;
+        Head {
+            method: self.request.method.as_str(),
+            target: uri
+                .path_and_query()
+                .map_or("/", http::uri::PathAndQuery::as_str),
+            authority: uri.authority().map(http::uri::Authority::as_str),
+            is_http11: self.request.version >= http::Version::HTTP_11,
+            headers: &self.headers,
+            peer: self.peer,
+            local: self.local,
+            tls: self.tls,
+        }
+    }
+
+    /// The head's bytes, where they came as HTTP/1.
+    pub(super) fn raw(&self) -> Option<&[u8]> {
+        self.raw.as_deref()
+    }
+}
+
+/// A head as the stages write it. Values they write are texts of ours or a client's header, so a
+/// refusal by the map is rare; it is kept until `finish`.
+pub(super) struct Sink<'a> {
+    target: Target<'a>,
+    failed: Option<Box<pingora_core::Error>>,
+}
+
+enum Target<'a> {
+    Request(&'a mut RequestHeader),
+    Response(&'a mut ResponseHeader),
+}
+
+impl<'a> Sink<'a> {
+    pub(super) fn of_request(request: &'a mut RequestHeader) -> Self {
+        Self {
+            target: Target::Request(request),
+            failed: None,
+        }
+    }
+
+    pub(super) fn of_response(response: &'a mut ResponseHeader) -> Self {
+        Self {
+            target: Target::Response(response),
+            failed: None,
+        }
+    }
+
+    pub(super) fn finish(self) -> Result<()> {
+        self.failed.map_or(Ok(()), Err)
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        match &self.target {
+            Target::Request(request) => &request.headers,
+            Target::Response(response) => &response.headers,
+        }
+    }
+}
+
+impl HeaderLookup for Sink<'_> {
+    fn get(&self, name: &str) -> Option<&[u8]> {
+        self.headers().get(name).map(http::HeaderValue::as_bytes)
+    }
+
+    fn each<'a>(&'a self, name: &str, visit: &mut dyn FnMut(&'a [u8])) {
+        for value in self.headers().get_all(name) {
+            visit(value.as_bytes());
+        }
+    }
+}
+
+impl HeaderSink for Sink<'_> {
+    fn set(&mut self, name: &'static str, value: &str) {
+        let result = match &mut self.target {
+            Target::Request(request) => request.insert_header(name, value),
+            Target::Response(response) => response.insert_header(name, value),
+        };
+        if let Err(error) = result {
+            self.failed.get_or_insert(error);
+        }
+    }
+
+    fn remove(&mut self, name: &str) {
+        match &mut self.target {
+            Target::Request(request) => drop(request.remove_header(name)),
+            Target::Response(response) => drop(response.remove_header(name)),
+        }
+    }
+}
+
+/// Takes out what is about one connection only, and what `Connection` names besides.
+/// `Transfer-Encoding` stays: Pingora frames the body by it.
+pub(super) fn remove_hop_by_hop(sink: &mut Sink<'_>) {
+    let mut gone: Vec<String> = Vec::new();
+    for value in sink.headers().get_all("connection") {
+        for token in value.as_bytes().split(|byte| *byte == b',') {
+            let token = String::from_utf8_lossy(token.trim_ascii()).to_ascii_lowercase();
+            // Nobody may have the framing or the host taken out of a request by naming them.
+            if !matches!(
+                token.as_str(),
+                "" | "host" | "content-length" | "transfer-encoding"
+            ) {
+                gone.push(token);
+            }
+        }
+    }
+    let present = sink.headers().keys().map(http::HeaderName::as_str);
+    gone.extend(
+        present
+            .filter(|name| is_hop_by_hop(name) && *name != "transfer-encoding")
+            .map(str::to_owned),
+    );
+    for name in gone {
+        sink.remove(&name);
+    }
+}

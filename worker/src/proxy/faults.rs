@@ -1,0 +1,67 @@
+//! Pingora's errors as refusals: whose fault it was, and what the client is told.
+
+use pingora_core::{Error, ErrorSource, ErrorType, Result};
+use pingora_proxy::{FailToProxy, Session};
+
+use super::CircuitProxy;
+use crate::context::Context;
+use crate::error::Refusal;
+
+/// Ends a request with a refusal from inside a hook.
+pub(super) fn refuse<T>(ctx: &mut Context, refusal: Refusal) -> Result<T> {
+    ctx.refusal = Some(refusal);
+    Error::e_explain(ErrorType::InternalError, "refused")
+}
+
+/// What a failure is to the client; `None` if the client itself is gone.
+fn classify(error: &Error) -> Option<Refusal> {
+    use ErrorType as E;
+    match error.esource() {
+        ErrorSource::Downstream => match error.etype() {
+            E::InvalidHTTPHeader => Some(Refusal::BadRequest("the request is not valid HTTP")),
+            _ => None,
+        },
+        ErrorSource::Upstream => Some(match error.etype() {
+            E::ConnectTimedout => Refusal::UpstreamConnectTimeout,
+            E::ConnectRefused
+            | E::ConnectNoRoute
+            | E::ConnectError
+            | E::SocketError
+            | E::BindError => Refusal::UpstreamConnect,
+            E::ReadTimedout | E::WriteTimedout => Refusal::UpstreamTimeout,
+            _ => Refusal::UpstreamBroke,
+        }),
+        ErrorSource::Internal | ErrorSource::Unset => Some(match error.etype() {
+            E::ConnectTimedout => Refusal::UpstreamConnectTimeout,
+            E::ConnectRefused | E::ConnectNoRoute | E::ConnectError => Refusal::UpstreamConnect,
+            _ => Refusal::Internal,
+        }),
+    }
+}
+
+impl CircuitProxy {
+    /// Answers a request that failed on its way, as far as an answer can still be given.
+    pub(super) async fn answer_failure(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        ctx: &mut Context,
+    ) -> FailToProxy {
+        let refusal = ctx.refusal.clone().or_else(|| classify(error));
+        let mut status = 0;
+        if let Some(refusal) = refusal {
+            status = crate::error::Problem::from(&refusal).status;
+            if session.response_written().is_some() {
+                // Too late for another answer: the connection is cut, so that nobody takes the
+                // part that was sent for the whole.
+                ctx.refusal = Some(refusal);
+            } else if self.refuse(session, ctx, refusal).await.is_err() {
+                status = 0;
+            }
+        }
+        FailToProxy {
+            error_code: status,
+            can_reuse_downstream: false,
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What the app is told about the way a request took (contract/data-plane.md §6, with
+//! pitfalls.md A9 and A10 corrected): the chain in `X-Forwarded-For` and `Forwarded` (RFC 7239)
+//! is continued where a trusted proxy vouches for it and begun anew otherwise.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use super::{Client, Head, HeaderSink, locate};
+use crate::table::LiveCircuit;
+
+/// Headers about one connection only (RFC 9110 §7.6.1), by lower-case name.
+pub fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "trailers"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+pub(super) fn write(
+    head: &Head<'_>,
+    client: &Client,
+    circuit: &LiveCircuit,
+    uses_tls: bool,
+    sink: &mut dyn HeaderSink,
+) {
+    let proto = proto(head, client, uses_tls);
+    let host = locate::host(head, client).unwrap_or_default();
+    let peer = head.peer.ip().to_canonical();
+
+    let mut chain = String::new();
+    let mut forwarded = String::new();
+    if client.by_trusted_proxy {
+        gather(head, "x-forwarded-for", &mut chain);
+        gather(head, "forwarded", &mut forwarded);
+    }
+    separate(&mut chain);
+    separate(&mut forwarded);
+    // Writing to a String cannot fail.
+    let _ = write!(chain, "{peer}");
+    let _ = write!(
+        forwarded,
+        "for={};host=\"{}\";proto={proto}",
+        node(peer),
+        quoted(host)
+    );
+
+    sink.set("x-forwarded-for", &chain);
+    sink.set("forwarded", &forwarded);
+    sink.set("x-forwarded-proto", proto);
+    sink.set("x-forwarded-host", host);
+    sink.set("x-forwarded-port", &port(host, proto, head.local));
+    if circuit.circuit.app.as_deref() == Some("rstudio") {
+        let path = head.target.split('?').next().unwrap_or(head.target);
+        sink.set("x-rstudio-proto", proto);
+        sink.set("x-rstudio-request", &format!("{proto}://{host}{path}"));
+    }
+}
+
+fn proto(head: &Head<'_>, client: &Client, uses_tls: bool) -> &'static str {
+    let said = client
+        .by_trusted_proxy
+        .then(|| head.headers.get("x-forwarded-proto"))
+        .flatten();
+    match said {
+        Some(value) if value.eq_ignore_ascii_case(b"https") => "https",
+        Some(value) if value.eq_ignore_ascii_case(b"http") => "http",
+        _ if head.tls || uses_tls => "https",
+        _ => "http",
+    }
+}
+
+/// The port clients see: the host's own, else the scheme's.
+fn port(host: &str, proto: &str, local: SocketAddr) -> String {
+    let after_name = host.rfind(']').map_or(host, |end| &host[end..]);
+    let given = after_name.rsplit_once(':').map(|(_, port)| port);
+    match given.and_then(|port| port.parse::<u16>().ok()) {
+        Some(port) => port.to_string(),
+        None if host.is_empty() => local.port().to_string(),
+        None if proto == "https" => "443".into(),
+        None => "80".into(),
+    }
+}
+
+fn gather(head: &Head<'_>, name: &str, out: &mut String) {
+    head.headers.each(name, &mut |value| {
+        if let Ok(text) = std::str::from_utf8(value) {
+            separate(out);
+            out.push_str(text.trim());
+        }
+    });
+}
+
+fn separate(list: &mut String) {
+    if !list.is_empty() {
+        list.push_str(", ");
+    }
+}
+
+/// An address as a `for=` node: IPv6 in brackets and quotes (RFC 7239 §6).
+fn node(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("\"[{ip}]\""),
+    }
+}
+
+/// Text for inside a quoted string.
+fn quoted(text: &str) -> String {
+    text.replace(['"', '\\'], "")
+}

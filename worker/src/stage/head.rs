@@ -1,0 +1,61 @@
+//! The borrowed view of a request that stages read, and the door through which they write.
+
+use std::net::SocketAddr;
+
+/// Headers by lower-case name.
+pub trait HeaderLookup {
+    /// The first value.
+    fn get(&self, name: &str) -> Option<&[u8]>;
+    /// Every value, in order.
+    fn each<'a>(&'a self, name: &str, visit: &mut dyn FnMut(&'a [u8]));
+    /// How many values there are.
+    fn count(&self, name: &str) -> usize {
+        let mut count = 0;
+        self.each(name, &mut |_| count += 1);
+        count
+    }
+}
+
+/// A head that stages may change; names are lower case.
+pub trait HeaderSink: HeaderLookup {
+    /// Makes this the only value.
+    fn set(&mut self, name: &'static str, value: &str);
+    /// Takes all values out.
+    fn remove(&mut self, name: &str);
+}
+
+/// A request's head.
+#[derive(Clone, Copy)]
+pub struct Head<'a> {
+    /// Its method.
+    pub method: &'a str,
+    /// Path and query as sent, or the whole target where it is in another form.
+    pub target: &'a str,
+    /// The authority of the target (absolute form, HTTP/2), if it has one.
+    pub authority: Option<&'a str>,
+    /// HTTP/1.1 or later.
+    pub is_http11: bool,
+    /// Its headers.
+    pub headers: &'a dyn HeaderLookup,
+    /// The TCP peer.
+    pub peer: SocketAddr,
+    /// The address it connected to.
+    pub local: SocketAddr,
+    /// It came by TLS to us.
+    pub tls: bool,
+}
+
+impl Head<'_> {
+    /// The target's path, without its query.
+    pub fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or(self.target)
+    }
+
+    /// The host asked for: the target's authority, else `Host`.
+    pub fn host(&self) -> Option<&str> {
+        self.authority
+            .or_else(|| std::str::from_utf8(self.headers.get("host")?).ok())
+            .map(str::trim)
+            .filter(|host| !host.is_empty())
+    }
+}

@@ -1,0 +1,12 @@
+//! Connections that are carried as streams of bytes: upgraded WebSockets and TCP circuits.
+//!
+//! A stream is never timed out; it ends when its ends do, or when its circuit closes. This room
+//! knows sockets and circuits, not who may use them: `proxy` and `frontend` have decided that.
+
+mod copy;
+mod marks;
+pub mod tcp;
+pub mod websocket;
+
+pub use copy::{Meter, splice};
+pub use marks::mark_while;

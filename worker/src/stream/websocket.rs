@@ -1,0 +1,157 @@
+//! WebSocket: the upgrade is carried as a request of its own, then both connections are spliced.
+//!
+//! Pingora 0.9.1 forwards upgrades itself, but cuts idle ones at 60 s, loses frames of an app
+//! that speaks at once, and knows no half-close (pingora-notes.md). Here the app is dialled, the
+//! heads are exchanged, 101 goes to the client only after it came from the app, and from then on
+//! bytes pass untouched: frames, fragments, pings, close codes and extensions are the ends'.
+
+use std::io::Cursor;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use pingora_core::protocols::Stream;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v1::client::HttpSession as UpstreamSession;
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::{Meter, splice};
+use crate::context::Spliced;
+use crate::error::Refusal;
+use crate::upstream::Upstream;
+
+/// Whether a request asks for a WebSocket (RFC 6455 §4.2.1), compared as HTTP compares.
+pub fn is_upgrade(request: &RequestHeader) -> bool {
+    let lists = |name: &str, wanted: &str| {
+        request.headers.get_all(name).iter().any(|value| {
+            value
+                .as_bytes()
+                .split(|byte| *byte == b',')
+                .any(|token| token.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()))
+        })
+    };
+    request.version == http::Version::HTTP_11
+        && lists("connection", "upgrade")
+        && lists("upgrade", "websocket")
+}
+
+/// What the app answered to the upgrade.
+pub enum Answer {
+    /// It agreed: the head to pass on, and the connection.
+    Switched(Box<ResponseHeader>, Box<UpstreamSession>),
+    /// It gave an ordinary answer instead.
+    Ordinary(Box<ResponseHeader>, Box<UpstreamSession>),
+}
+
+/// Connects to an upstream.
+///
+/// # Errors
+/// [`Refusal::UpstreamConnect`] or [`Refusal::UpstreamConnectTimeout`].
+pub async fn dial(upstream: &Upstream, patience: Duration) -> Result<TcpStream, Refusal> {
+    let attempt = async { TcpStream::connect(upstream.address().await?).await };
+    let stream = match timeout(patience, attempt).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(_)) => return Err(Refusal::UpstreamConnect),
+        Err(_) => return Err(Refusal::UpstreamConnectTimeout),
+    };
+    // Without it small frames wait for acknowledgements; a socket that cannot be told still works.
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+/// Sends the upgrade and reads the answer's head.
+///
+/// # Errors
+/// [`Refusal::UpstreamBroke`].
+pub async fn exchange(stream: TcpStream, request: RequestHeader) -> Result<Answer, Refusal> {
+    let mut upstream = Box::new(UpstreamSession::new(Box::new(L4Stream::from(stream))));
+    upstream.read_timeout = None;
+    upstream
+        .write_request_header(Box::new(request))
+        .await
+        .map_err(|_| Refusal::UpstreamBroke)?;
+    loop {
+        upstream
+            .read_response()
+            .await
+            .map_err(|_| Refusal::UpstreamBroke)?;
+        let head = upstream.resp_header().ok_or(Refusal::UpstreamBroke)?;
+        let head = Box::new(head.clone());
+        match head.status.as_u16() {
+            101 => return Ok(Answer::Switched(head, upstream)),
+            // Interim answers come before the real one (RFC 9110 §15.2).
+            100..=199 => {}
+            _ => return Ok(Answer::Ordinary(head, upstream)),
+        }
+    }
+}
+
+/// Passes an ordinary answer's body on; its head has been written.
+///
+/// # Errors
+/// If either end breaks off.
+pub async fn relay_body(
+    session: &mut Session,
+    upstream: &mut UpstreamSession,
+) -> pingora_core::Result<()> {
+    while let Some(piece) = upstream.read_body_bytes().await? {
+        session.write_response_body(Some(piece), false).await?;
+    }
+    session.write_response_body(None, true).await
+}
+
+/// After the 101 has been written downstream: takes both connections and splices them. What
+/// either end had sent early, and Pingora had read with the heads, goes first.
+pub async fn carry(
+    session: &mut Session,
+    mut upstream: Box<UpstreamSession>,
+    meter: &Arc<Meter>,
+    closed: &CancellationToken,
+) -> Spliced {
+    let early_from_app = drain(upstream.read_body_bytes().now_or_never());
+    let early_from_client = drain(
+        session
+            .downstream_session
+            .read_request_body()
+            .now_or_never(),
+    );
+    let Some(mut client) = take_stream(session).await else {
+        return Spliced::default();
+    };
+    let mut app = upstream.into_inner();
+    for (stream, early, counter) in [
+        (&mut client, early_from_app, &meter.received),
+        (&mut app, early_from_client, &meter.sent),
+    ] {
+        if let Some(bytes) = early {
+            counter.fetch_add(bytes.len() as u64, std::sync::atomic::Ordering::Relaxed);
+            if stream.write_all(&bytes).await.is_err() || stream.flush().await.is_err() {
+                return Spliced::default();
+            }
+        }
+    }
+    splice(client, app, meter, closed).await
+}
+
+fn drain(read: Option<pingora_core::Result<Option<bytes::Bytes>>>) -> Option<bytes::Bytes> {
+    read?.ok()?.filter(|bytes| !bytes.is_empty())
+}
+
+/// Takes the client's connection out of Pingora's session. The session left in its place has read
+/// a request, which Pingora's clean-up takes for granted, and keeps nothing alive.
+async fn take_stream(session: &mut Session) -> Option<Stream> {
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: spliced\r\n\r\n";
+    let mut left = ServerSession::new_http1(Box::new(Cursor::new(REQUEST.to_vec())));
+    left.read_request().await.ok()?;
+    left.set_keepalive(None);
+    match std::mem::replace(&mut *session.downstream_session, left) {
+        ServerSession::H1(session) => Some(session.into_inner()),
+        _ => None,
+    }
+}

@@ -1,0 +1,215 @@
+//! Keeps the table equal to the coordinator's store. Events are hints: they come by Redis or by
+//! the coordinator's own stream, are numbered by generation, and are made good by a full fetch
+//! wherever one may be missing. One task (`keeper`) changes the table, and `state` alone decides
+//! what a message means. The room also tells the coordinator that the worker lives and serves,
+//! and writes marks of use to Redis. It refuses to know requests and listeners: `wiring` starts
+//! it, `proxy` and `stream` leave marks in [`Activity`], `setup` borrows [`Coordinator`].
+
+mod acknowledge;
+mod activity;
+mod backoff;
+mod client;
+mod heartbeat;
+mod inbox;
+mod join;
+mod keeper;
+mod redis_link;
+mod snapshot;
+mod sse;
+mod state;
+mod status;
+mod stream;
+mod subscriber;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(crate) mod trial;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use patchbay_common::circuit::Slot;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use activity::Activity;
+pub use client::{CallError, Coordinator, Registered};
+pub use join::registration;
+pub use snapshot::Snapshot;
+pub use status::{Bus, Reach, RedisState, Status};
+
+use crate::config::Config;
+use crate::table::Table;
+use activity::Writer;
+use heartbeat::Heart;
+use inbox::{Inbox, Outlet};
+use keeper::{Keeper, Tools};
+use redis_link::RedisLink;
+use status::Board;
+
+/// How long the goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// Says which slots are served here: a circuit on a port that could not be bound is not
+/// acknowledged.
+pub trait Serving: Send + Sync + 'static {
+    /// Whether requests that come to this slot reach the table.
+    fn serves(&self, slot: &Slot) -> bool;
+}
+
+/// Every slot is served.
+#[derive(Clone, Copy, Debug)]
+pub struct Everywhere;
+
+impl Serving for Everywhere {
+    fn serves(&self, _: &Slot) -> bool {
+        true
+    }
+}
+
+/// The room at work. Its tasks end with [`Link::stop`] or when it is dropped.
+#[derive(Debug)]
+pub struct Link {
+    coordinator: Coordinator,
+    activity: Arc<Activity>,
+    board: Board,
+    beating: CancellationToken,
+    working: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Link {
+    /// Starts to keep `table` equal to what the coordinator of `config` says, on the current
+    /// runtime.
+    ///
+    /// # Errors
+    /// [`CallError::Unusable`]; an unreachable coordinator is not an error but waited for.
+    pub fn start(
+        config: &Config,
+        table: Arc<Table>,
+        serving: Arc<dyn Serving>,
+    ) -> Result<Self, CallError> {
+        let working = CancellationToken::new();
+        let link = Self {
+            coordinator: Coordinator::new(config)?,
+            activity: Arc::new(Activity::new(config.redis.is_some())),
+            board: Board::new(config.redis.is_some()),
+            beating: working.child_token(),
+            working,
+            tasks: TaskTracker::new(),
+        };
+        let redis = config.redis.clone().map(RedisLink::new);
+        let (inbox, outlet) = inbox::inbox();
+        let (acknowledger, sender) =
+            acknowledge::acknowledger(redis.as_ref(), link.coordinator.clone(), link.board.clone());
+        let tools = Tools {
+            coordinator: link.coordinator.clone(),
+            table,
+            serving,
+            acknowledger,
+            board: link.board.clone(),
+            stranger: Arc::new(Notify::new()),
+        };
+        link.spawn(&link.working, sender.run());
+        if let Some(redis) = &redis {
+            let hearing = subscriber::run(redis.clone(), inbox.clone(), link.board.clone());
+            link.spawn(&link.working, hearing);
+            link.tasks.spawn(Writer::new(redis.clone()).run(
+                Arc::clone(&link.activity),
+                config.sync.activity_interval.0,
+                link.working.clone(),
+            ));
+        }
+        link.join(config, tools, inbox, outlet);
+        Ok(link)
+    }
+
+    /// Registers, then starts what needs the worker's key.
+    fn join(&self, config: &Config, tools: Tools, inbox: Inbox, outlet: Outlet) {
+        let registration = join::registration(config);
+        let heart = Heart {
+            coordinator: self.coordinator.clone(),
+            registration: registration.clone(),
+            inbox: inbox.clone(),
+            board: self.board.clone(),
+            period: config.heartbeat_period.0,
+            stranger: Arc::clone(&tools.stranger),
+        };
+        let keeper = Keeper::new(tools, &config.authority, config.sync.refetch_interval.0);
+        let stream = stream::run(self.coordinator.clone(), inbox, self.board.clone());
+        let (coordinator, board) = (self.coordinator.clone(), self.board.clone());
+        let (beating, working) = (self.beating.clone(), self.working.clone());
+        let tasks = self.tasks.clone();
+        self.spawn(&self.working, async move {
+            join::register(&coordinator, &registration, &board).await;
+            tasks.spawn(until(beating, heart.run()));
+            tasks.spawn(until(working.clone(), keeper.run(outlet)));
+            tasks.spawn(until(working, stream));
+        });
+    }
+
+    fn spawn(&self, stop: &CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(until(stop.clone(), work));
+    }
+
+    /// Completes when the circuits were fetched for the first time.
+    pub async fn ready(&self) {
+        self.board.until(|status| status.ready).await;
+    }
+
+    /// How things stand.
+    pub fn status(&self) -> Status {
+        self.board.read()
+    }
+
+    /// How things stand, and every change of it.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.board.watch()
+    }
+
+    /// Where traffic leaves its marks.
+    pub fn activity(&self) -> &Arc<Activity> {
+        &self.activity
+    }
+
+    /// The coordinator.
+    pub fn coordinator(&self) -> &Coordinator {
+        &self.coordinator
+    }
+
+    /// Says goodbye to the coordinator, which then opens no more circuits here. Changes to open
+    /// circuits are still heard and marks still written, for as long as the process drains.
+    pub async fn leave(&self) {
+        self.beating.cancel();
+        let Some(worker) = self.board.worker() else {
+            return;
+        };
+        let goodbye = tokio::time::timeout(GOODBYE, self.coordinator.leave(worker));
+        match goodbye.await {
+            Ok(Ok(())) => log::info!("left the coordinator"),
+            Ok(Err(cause)) => log::warn!("the goodbye failed: {cause}"),
+            Err(_) => log::warn!("the goodbye took more than {} s", GOODBYE.as_secs()),
+        }
+    }
+
+    /// Ends all work; the last marks are written.
+    pub async fn stop(&self) {
+        self.working.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.working.cancel();
+    }
+}
+
+async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = work => {}
+    }
+}

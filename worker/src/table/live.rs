@@ -1,0 +1,55 @@
+//! A circuit in service: the fact, prepared so that a request only reads.
+
+use patchbay_common::circuit::{Circuit, Slot};
+use patchbay_common::client_ips::ClientIps;
+use patchbay_common::permit;
+use tokio_util::sync::CancellationToken;
+
+use crate::upstream::UpstreamSet;
+
+/// One circuit in service.
+#[derive(Debug)]
+pub struct LiveCircuit {
+    /// The fact.
+    pub circuit: Circuit,
+    /// Its slot.
+    pub slot: Slot,
+    /// Its id as text.
+    pub id_text: String,
+    /// Name of its permit cookie.
+    pub permit_cookie: String,
+    /// Who may use it.
+    pub clients: ClientIps,
+    /// Where its requests may go.
+    pub upstreams: UpstreamSet,
+    /// Cancelled when the circuit closes; streams end with it.
+    pub closed: CancellationToken,
+}
+
+impl LiveCircuit {
+    /// Prepares a circuit. What is known of `previous`, the same circuit before a change, is kept:
+    /// the health of its upstreams, and the token its streams wait on.
+    pub(super) fn new(circuit: Circuit, slot: Slot, previous: Option<&Self>) -> Self {
+        let clients = ClientIps::parse(circuit.allowed_client_ips.as_deref());
+        if !clients.refused().is_empty() {
+            log::warn!(
+                "circuit {}: entries of allowed_client_ips are not understood and admit nobody: {}",
+                circuit.id,
+                clients.refused().join(", ")
+            );
+        }
+        Self {
+            id_text: circuit.id.to_string(),
+            permit_cookie: permit::cookie_name(circuit.id),
+            clients,
+            upstreams: UpstreamSet::new(&circuit.route_info, previous.map(|p| &p.upstreams)),
+            closed: previous.map_or_else(CancellationToken::new, |p| p.closed.clone()),
+            slot,
+            circuit,
+        }
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.cancel();
+    }
+}
