@@ -57,6 +57,16 @@ impl Database {
         )
     }
 
+    /// Host and port of its server. The user is `postgres`, any password will do.
+    pub fn address(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// A session in it.
     ///
     /// # Errors
