@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use anyhow::{Context as _, ensure};
 use patchbay_tests::program::binary;
 
 const COORDINATOR: &str = "patchbay-coordinator";
@@ -15,25 +16,29 @@ fn conf() -> PathBuf {
 }
 
 /// The variables of an `.env` file, as systemd reads them.
-fn variables(name: &str) -> Vec<(String, String)> {
-    let text = std::fs::read_to_string(conf().join(name)).unwrap();
+fn variables(name: &str) -> anyhow::Result<Vec<(String, String)>> {
+    let text = std::fs::read_to_string(conf().join(name)).with_context(|| name.to_owned())?;
     let lines = text.lines().filter(|line| !line.starts_with('#'));
-    lines
-        .filter_map(|line| line.split_once('='))
+    let pairs = lines.filter_map(|line| line.split_once('='));
+    Ok(pairs
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
+        .collect())
 }
 
-async fn check(program: &str, file: &Path, environment: &[(String, String)]) -> Output {
-    let folder = tempfile::tempdir().unwrap();
-    Command::new(binary(program).await.unwrap())
+async fn check(
+    program: &str,
+    file: &Path,
+    environment: &[(String, String)],
+) -> anyhow::Result<Output> {
+    let folder = tempfile::tempdir()?;
+    let output = Command::new(binary(program).await?)
         .args(["--check", "--config"])
         .arg(file)
         .env_remove("BACKEND_CONFIG_FILE")
         .envs(environment.iter().cloned())
         .current_dir(folder.path())
-        .output()
-        .unwrap()
+        .output()?;
+    Ok(output)
 }
 
 fn said(output: &Output) -> String {
@@ -56,58 +61,57 @@ fn uncommented(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-async fn accepts(program: &str, name: &str, secrets: &str) {
-    let (file, secrets) = (conf().join(name), variables(secrets));
-    let output = check(program, &file, &secrets).await;
-    assert!(output.status.success(), "{name}: {}", said(&output));
+async fn accepts(program: &str, name: &str, secrets: &str) -> anyhow::Result<()> {
+    let (file, secrets) = (conf().join(name), variables(secrets)?);
+    let output = check(program, &file, &secrets).await?;
+    ensure!(output.status.success(), "{name}: {}", said(&output));
 
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir()?;
     let all = folder.path().join(name);
-    let text = uncommented(&std::fs::read_to_string(&file).unwrap());
-    std::fs::write(&all, &text).unwrap();
-    let output = check(program, &all, &secrets).await;
+    let text = uncommented(&std::fs::read_to_string(&file)?);
+    std::fs::write(&all, &text)?;
+    let output = check(program, &all, &secrets).await?;
     let answer = said(&output);
-    assert!(output.status.success(), "all of {name}: {answer}\n{text}");
+    ensure!(output.status.success(), "all of {name}: {answer}\n{text}");
     for complaint in ["unknown", "without a meaning"] {
-        assert!(!answer.contains(complaint), "all of {name}: {answer}");
+        ensure!(!answer.contains(complaint), "all of {name}: {answer}");
     }
+    Ok(())
 }
 
 #[tokio::test]
-async fn the_coordinator_accepts_its_sample() {
-    accepts(COORDINATOR, "coordinator.toml", "secrets.env").await;
+async fn the_coordinator_accepts_its_sample() -> anyhow::Result<()> {
+    accepts(COORDINATOR, "coordinator.toml", "secrets.env").await
 }
 
 #[tokio::test]
-async fn the_worker_accepts_its_samples() {
-    accepts(WORKER, "worker-port.toml", "secrets.env").await;
-    accepts(WORKER, "worker-wildcard.toml", "secrets.env").await;
+async fn the_worker_accepts_its_samples() -> anyhow::Result<()> {
+    accepts(WORKER, "worker-port.toml", "secrets.env").await?;
+    accepts(WORKER, "worker-wildcard.toml", "secrets.env").await
 }
 
 #[tokio::test]
-async fn the_agent_accepts_its_sample() {
-    accepts(AGENT, "agent.toml", "agent.env").await;
+async fn the_agent_accepts_its_sample() -> anyhow::Result<()> {
+    accepts(AGENT, "agent.toml", "agent.env").await
 }
 
 #[tokio::test]
-async fn a_missing_secret_is_named() {
+async fn a_missing_secret_is_named() -> anyhow::Result<()> {
+    let keys = [
+        "secrets.api_secret",
+        "secrets.jwt_secret",
+        "permit_hash.secret",
+    ];
     for (program, file) in [
         (COORDINATOR, "coordinator.toml"),
         (WORKER, "worker-port.toml"),
     ] {
-        let output = check(program, &conf().join(file), &[]).await;
-        assert_eq!(
-            output.status.code(),
-            Some(1),
-            "{program}: {}",
-            said(&output)
-        );
-        for key in [
-            "secrets.api_secret",
-            "secrets.jwt_secret",
-            "permit_hash.secret",
-        ] {
-            assert!(said(&output).contains(key), "{program}: {}", said(&output));
+        let output = check(program, &conf().join(file), &[]).await?;
+        let answer = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{program}: {answer}");
+        for key in keys {
+            assert!(answer.contains(key), "{program}: {answer}");
         }
     }
+    Ok(())
 }

@@ -1,3 +1,13 @@
 //! Patchbay's coordinator: it registers workers, opens and closes circuits, and tells the workers.
 
+pub mod api;
+pub mod circuits;
+pub mod config;
+pub mod listen;
+pub mod publish;
+pub mod registry;
 pub mod store;
+pub mod wiring;
+
+#[cfg(test)]
+mod test_vectors;

@@ -1,11 +1,7 @@
 //! The coordinator: its configuration file, its process, its readiness.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use anyhow::ensure;
-
-use crate::eventually::eventually;
 use crate::ports::Ports;
 use crate::postgres::Database;
 use crate::program::{Program, binary};
@@ -77,20 +73,8 @@ impl Coordinator {
     /// # Errors
     /// If it does not come up.
     pub async fn start_again(&mut self) -> anyhow::Result<()> {
-        self.program.start()?;
         let url = format!("{}/status", self.url());
-        let (program, client) = (&mut self.program, &self.client);
-        eventually(
-            "the coordinator answers",
-            Duration::from_secs(20),
-            async || {
-                program.ensure_running()?;
-                let status = client.get(&url).send().await?.status();
-                ensure!(status == 200, "{url} answers {status}");
-                Ok(())
-            },
-        )
-        .await
+        self.program.start_and_answer(&self.client, &url).await
     }
 
     /// Its port.

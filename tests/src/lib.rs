@@ -8,6 +8,7 @@ pub mod app;
 pub mod browser;
 pub mod coordinator;
 pub mod eventually;
+pub mod incumbent;
 pub mod load;
 pub mod opener;
 pub mod ports;

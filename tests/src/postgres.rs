@@ -48,6 +48,11 @@ impl Database {
         Ok(database)
     }
 
+    /// Host, port and name, for who connects by other means than a configuration file.
+    pub fn place(&self) -> (&str, u16, &str) {
+        (&self.host, self.port, &self.name)
+    }
+
     /// The `[db]` section that leads to it.
     pub fn section(&self) -> String {
         let Self { host, port, name } = self;
@@ -55,16 +60,6 @@ impl Database {
             "[db]\ntype = \"postgresql\"\naddr = {{ host = \"{host}\", port = {port} }}\n\
              name = \"{name}\"\nuser = \"postgres\"\npassword = \"scenario\"\n\n"
         )
-    }
-
-    /// Host and port of its server. The user is `postgres`, any password will do.
-    pub fn address(&self) -> (&str, u16) {
-        (&self.host, self.port)
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
     }
 
     /// A session in it.

@@ -6,6 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use reqwest::Client;
 use tokio::process::{Child, Command};
 use tokio::sync::OnceCell;
 
@@ -81,6 +82,33 @@ impl Program {
             .with_context(|| format!("starting {}", self.binary.display()))?;
         self.child = Some(child);
         Ok(())
+    }
+
+    /// Starts it and waits until `url` answers 200.
+    ///
+    /// # Errors
+    /// If it ends instead, or is not ready within 20 s.
+    pub async fn start_and_answer(&mut self, client: &Client, url: &str) -> anyhow::Result<()> {
+        self.start()?;
+        let name = self.name.clone();
+        let Some(child) = &mut self.child else {
+            bail!("{name} does not run");
+        };
+        let what = format!("{name} is ready");
+        let ready = eventually(&what, Duration::from_secs(20), async || {
+            let response = client.get(url).send().await?;
+            let status = response.status();
+            ensure!(status == 200, "{status}: {}", response.text().await?);
+            Ok(())
+        });
+        tokio::select! {
+            ready = ready => ready,
+            status = child.wait() => {
+                let status = status?;
+                self.child = None;
+                bail!("{name} ended with {status}: {}", self.log_tail(20))
+            }
+        }
     }
 
     /// Its process id.

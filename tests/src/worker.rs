@@ -1,11 +1,7 @@
 //! A worker: its configuration file, its process, its readiness.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::ensure;
-
-use crate::eventually::eventually;
 use crate::ports::Ports;
 use crate::program::{Program, binary};
 use crate::secrets;
@@ -132,17 +128,8 @@ impl Worker {
     /// # Errors
     /// If it does not come up.
     pub async fn start_again(&mut self) -> anyhow::Result<()> {
-        self.program.start()?;
         let url = format!("{}/health/readyz", self.url());
-        let (program, client) = (&mut self.program, &self.client);
-        eventually("the worker is ready", Duration::from_secs(20), async || {
-            program.ensure_running()?;
-            let response = client.get(&url).send().await?;
-            let status = response.status();
-            ensure!(status == 200, "{status}: {}", response.text().await?);
-            Ok(())
-        })
-        .await
+        self.program.start_and_answer(&self.client, &url).await
     }
 
     /// Port of its API.

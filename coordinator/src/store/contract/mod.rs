@@ -90,11 +90,11 @@ impl Bench {
 }
 
 fn connect(database: &Database) -> PostgresStore {
-    let (host, port) = database.address();
+    let (host, port, name) = database.place();
     PostgresStore::connect(PostgresConfig {
         host: host.to_owned(),
         port,
-        name: database.name().to_owned(),
+        name: name.to_owned(),
         user: "postgres".to_owned(),
         password: Secret::new("any"),
         pool_size: 8,

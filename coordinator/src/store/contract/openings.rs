@@ -304,11 +304,10 @@ pub(super) async fn what_no_column_holds_is_refused(bench: Bench) {
             ..
         })
     ));
-    store
+    let again = store
         .open_circuit(&with_app(&"한".repeat(255)))
         .await
         .unwrap();
-    let again = store.open_circuit(&good).await.unwrap();
     let refusal = store.open_circuit(&good).await;
     assert!(
         matches!(refusal, Err(StoreError::Failed { .. })),

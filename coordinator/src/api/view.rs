@@ -1,0 +1,96 @@
+//! Workers as answers show them.
+
+use std::collections::HashMap;
+
+use patchbay_common::circuit::{Circuit, FrontendMode};
+use patchbay_common::id::CircuitId;
+use patchbay_common::worker::{SlotView, Worker, WorkerView};
+
+use crate::store::WorkerCircuits;
+
+/// Base URL of a worker's API as clients reach it, without the port its scheme implies.
+pub(crate) fn endpoint(worker: &Worker) -> String {
+    let tls = worker.tls_listen || worker.tls_advertised;
+    let (scheme, implied) = if tls { ("https", 443) } else { ("http", 80) };
+    // An IPv6 address stands in brackets.
+    let host = match worker.hostname.as_str() {
+        host if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),
+        host => host.to_owned(),
+    };
+    if worker.api_port == implied {
+        format!("{scheme}://{host}")
+    } else {
+        format!("{scheme}://{host}:{}", worker.api_port)
+    }
+}
+
+/// A worker with all its slots.
+pub(crate) fn full(worker: Worker, held: &WorkerCircuits) -> WorkerView {
+    let slots = slots(&worker, &held.circuits);
+    with_slots(worker, slots, held.generation)
+}
+
+/// A worker without its slots: the answer to a heartbeat of a worker of ours, which looks at the
+/// generation only and may hold thousands of circuits.
+pub(crate) fn brief(worker: Worker, generation: u64) -> WorkerView {
+    with_slots(worker, Vec::new(), generation)
+}
+
+fn with_slots(worker: Worker, slots: Vec<SlotView>, generation: u64) -> WorkerView {
+    WorkerView {
+        authority: worker.authority,
+        frontend_mode: worker.frontend_mode,
+        protocol: worker.protocol,
+        hostname: worker.hostname,
+        tls_listen: worker.tls_listen,
+        tls_advertised: worker.tls_advertised,
+        api_port: worker.api_port,
+        port_range: worker.port_range,
+        wildcard_domain: worker.wildcard_domain,
+        wildcard_traffic_port: worker.wildcard_traffic_port,
+        filtered_apps_only: worker.filtered_apps_only,
+        traefik_last_used_marker_path: worker.traefik_last_used_marker_path,
+        accepted_traffics: worker.accepted_traffics,
+        id: worker.id,
+        created_at: worker.created_at,
+        updated_at: worker.updated_at,
+        available_slots: worker.available_slots,
+        occupied_slots: worker.occupied_slots,
+        nodes: worker.nodes,
+        slots,
+        generation: Some(generation),
+    }
+}
+
+/// In port mode every port of the range, in wildcard mode the subdomains in use
+/// (contract/rest-coordinator.md §7).
+fn slots(worker: &Worker, circuits: &[Circuit]) -> Vec<SlotView> {
+    match (worker.frontend_mode, worker.port_range) {
+        (FrontendMode::Port, Some((first, last))) => {
+            let holders: HashMap<u16, CircuitId> = circuits
+                .iter()
+                .filter_map(|circuit| Some((circuit.port?, circuit.id)))
+                .collect();
+            (first..=last)
+                .map(|port| SlotView {
+                    frontend_mode: FrontendMode::Port,
+                    in_use: holders.contains_key(&port),
+                    port: Some(port),
+                    subdomain: None,
+                    circuit_id: holders.get(&port).copied(),
+                })
+                .collect()
+        }
+        (FrontendMode::Port, None) => Vec::new(),
+        (FrontendMode::Wildcard, _) => circuits
+            .iter()
+            .map(|circuit| SlotView {
+                frontend_mode: FrontendMode::Wildcard,
+                in_use: true,
+                port: None,
+                subdomain: circuit.subdomain.clone(),
+                circuit_id: Some(circuit.id),
+            })
+            .collect(),
+    }
+}

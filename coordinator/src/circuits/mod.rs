@@ -1,0 +1,12 @@
+//! Opening and closing circuits.
+//!
+//! An opening chooses a worker (`place`), commits the circuit (`store`), announces it (`publish`)
+//! and answers when the worker serves it; where the worker stays silent the opening is undone.
+//! This room refuses to know HTTP and Redis, and to touch rows itself; `api` calls it.
+
+mod close;
+mod open;
+mod place;
+
+pub use close::{CloseError, Closer};
+pub use open::{OpenError, Opener, Opening};

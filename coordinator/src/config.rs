@@ -1,0 +1,277 @@
+//! What the operator decides, checked as a whole (contract/config.md §2, §3 and our own section).
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use patchbay_common::cli::CommonArgs;
+use patchbay_common::client_ips::parse_network;
+use patchbay_common::config::{
+    ConfigError, Discovery, HostPort, Loader, Logging, Mistake, PermitHash, Redis, Secret, Secrets,
+    Strictness,
+};
+use patchbay_common::token::TokenKey;
+
+use crate::publish::redis::RedisSettings;
+use crate::store::PostgresConfig;
+
+mod sections;
+
+pub use sections::Server;
+use sections::{Db, ProxyCoordinator};
+
+/// Where the file may be.
+pub const DISCOVERY: Discovery = Discovery {
+    names: &[
+        "patchbay-coordinator",
+        "coordinator",
+        "app-proxy-coordinator",
+        "proxy-coordinator",
+    ],
+};
+
+const COORDINATOR: &str = "proxy_coordinator";
+const DB: &str = "db";
+
+/// Everything the coordinator runs by.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the API listens.
+    pub bind: SocketAddr,
+    /// Base URL under which clients reach it, without a trailing slash.
+    pub advertise_url: String,
+    /// TLS of the API.
+    pub tls: Option<TlsFiles>,
+    /// `POST /v2/conf` needs no credential.
+    pub allow_unauthorized_configure: bool,
+    /// Silence after which a worker is lost.
+    pub worker_timeout: std::time::Duration,
+    /// Who may read `/metrics`.
+    pub metric_access: Vec<IpNet>,
+    /// Where the state is kept.
+    pub database: Database,
+    /// Redis, if workers are told by it too.
+    pub redis: Option<RedisSettings>,
+    /// Token of the API.
+    pub api_secret: Secret,
+    /// Key of setup tokens.
+    pub jwt: TokenKey,
+    /// `[server]`.
+    pub server: Server,
+}
+
+/// Certificate chain and private key, PEM.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TlsFiles {
+    /// Certificate chain.
+    pub cert: PathBuf,
+    /// Private key.
+    pub key: PathBuf,
+}
+
+/// Where the state is kept.
+#[derive(Clone, Debug)]
+pub enum Database {
+    /// In one file of this machine.
+    Sqlite {
+        /// The file; it is made if its folder is there.
+        path: PathBuf,
+    },
+    /// In a PostgreSQL database, which coordinators may share.
+    Postgres(PostgresConfig),
+}
+
+impl Database {
+    /// Its name in health reports.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Sqlite { .. } => "sqlite",
+            Self::Postgres(_) => "postgres",
+        }
+    }
+}
+
+impl Config {
+    /// Reads the configuration and installs the logger it asks for.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(args: &CommonArgs) -> Result<Self, ConfigError> {
+        let file = DISCOVERY.find(args.config.as_deref());
+        Self::from_file(file.as_deref(), std::env::vars(), args)
+    }
+
+    /// As [`Config::load`], from this file and environment.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn from_file(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        args: &CommonArgs,
+    ) -> Result<Self, ConfigError> {
+        let mut loader = Loader::open(file, environment)?;
+        let l = &mut loader;
+        let logging: Logging = l.section("logging", Strictness::Theirs);
+        logging.install(args, l);
+        let coordinator: ProxyCoordinator = l.section(COORDINATOR, Strictness::Theirs);
+        let db: Db = l.section(DB, Strictness::Theirs);
+        let redis: Redis = l.section("redis", Strictness::Theirs);
+        let secrets: Secrets = l.section("secrets", Strictness::Theirs);
+        // The workers' alone; taken so that one file can be shared with them.
+        let _: PermitHash = l.section("permit_hash", Strictness::Theirs);
+        let config = Self {
+            bind: resolve(l, &coordinator.bind_addr),
+            advertise_url: advertise_url(&coordinator),
+            tls: tls(l, &coordinator),
+            allow_unauthorized_configure: coordinator.allow_unauthorized_configure_request,
+            worker_timeout: coordinator.worker_heartbeat_timeout.0,
+            metric_access: networks(l, &coordinator.metric_access_allowed_hosts.0),
+            database: database(l, db),
+            redis: redis.address(l).map(|address| RedisSettings {
+                address,
+                password: redis.password.clone(),
+            }),
+            api_secret: secrets.require_api(l),
+            jwt: secrets.require_jwt(l),
+            server: l.section("server", Strictness::Ours),
+        };
+        config.cross_check(l);
+        loader.finish()?;
+        Ok(config)
+    }
+
+    fn cross_check(&self, loader: &mut Loader) {
+        let positive = [
+            (
+                "proxy_coordinator.worker_heartbeat_timeout",
+                self.worker_timeout,
+                30,
+            ),
+            (
+                "server.acknowledgement_timeout",
+                self.server.acknowledgement_timeout.0,
+                15,
+            ),
+        ];
+        for (key, duration, usual) in positive {
+            if duration.is_zero() {
+                let fix = format!("must be more than 0: {usual} is usual");
+                loader.mistake(Mistake::new(key, fix));
+            }
+        }
+        if self.server.body_limit.0 == 0 {
+            loader.mistake(Mistake::new(
+                "server.body_limit",
+                "must be more than 0: \"16MiB\" is usual",
+            ));
+        }
+    }
+}
+
+fn resolve(loader: &mut Loader, address: &HostPort) -> SocketAddr {
+    let found = (address.host.as_str(), address.port)
+        .to_socket_addrs()
+        .ok()
+        .and_then(|mut all| all.next());
+    found.unwrap_or_else(|| {
+        let problem = format!(
+            "`{}` is neither an address nor a name that resolves",
+            address.host
+        );
+        loader.mistake(Mistake::new(format!("{COORDINATOR}.bind_addr"), problem));
+        SocketAddr::from(([127, 0, 0, 1], address.port))
+    })
+}
+
+/// The advertised host may bring its scheme along; the port is always said.
+fn advertise_url(section: &ProxyCoordinator) -> String {
+    let address = section.advertised_addr.as_ref();
+    let address = address.unwrap_or(&section.bind_addr);
+    if ["http://", "https://"]
+        .iter()
+        .any(|scheme| address.host.starts_with(scheme))
+    {
+        return format!("{}:{}", address.host.trim_end_matches('/'), address.port);
+    }
+    let tls = section.tls_listen || section.tls_advertised;
+    format!("{}://{address}", if tls { "https" } else { "http" })
+}
+
+fn tls(loader: &mut Loader, section: &ProxyCoordinator) -> Option<TlsFiles> {
+    if !section.tls_listen {
+        return None;
+    }
+    let files = TlsFiles {
+        cert: loader.require(COORDINATOR, "tls_cert", section.tls_cert.clone()),
+        key: loader.require(COORDINATOR, "tls_privkey", section.tls_privkey.clone()),
+    };
+    for (key, path) in [("tls_cert", &files.cert), ("tls_privkey", &files.key)] {
+        if let Err(cause) = std::fs::File::open(path)
+            && !path.as_os_str().is_empty()
+        {
+            let problem = format!("{} cannot be read: {cause}", path.display());
+            loader.mistake(Mistake::new(format!("{COORDINATOR}.{key}"), problem));
+        }
+    }
+    Some(files)
+}
+
+fn networks(loader: &mut Loader, entries: &[String]) -> Vec<IpNet> {
+    let mut out = Vec::new();
+    for entry in entries {
+        match parse_network(entry.trim()) {
+            Some(network) => out.push(network),
+            None => loader.mistake(Mistake::new(
+                format!("{COORDINATOR}.metric_access_allowed_hosts"),
+                format!("`{entry}` is neither an address nor a network"),
+            )),
+        }
+    }
+    out
+}
+
+fn database(loader: &mut Loader, section: Db) -> Database {
+    // A file of the incumbent may leave the type out, but never the address.
+    let kind = match (&section.r#type, &section.addr) {
+        (Some(kind), _) => kind.clone(),
+        (None, Some(_)) => "postgresql".to_owned(),
+        (None, None) => "sqlite".to_owned(),
+    };
+    match kind.as_str() {
+        "sqlite" => Database::Sqlite {
+            path: section.path.unwrap_or_else(default_path),
+        },
+        "postgresql" | "postgres" => {
+            let address = loader.require(DB, "addr", section.addr.map(Some));
+            if section.pool_size == 0 {
+                let fix = "must be more than 0: 8 is usual";
+                loader.mistake(Mistake::new("db.pool_size", fix));
+            }
+            let address = address.unwrap_or_else(|| HostPort::new("127.0.0.1", 5432));
+            Database::Postgres(PostgresConfig {
+                host: address.host,
+                port: address.port,
+                name: loader.require(DB, "name", section.name),
+                user: loader.require(DB, "user", section.user),
+                password: loader.require(DB, "password", section.password),
+                pool_size: section.pool_size,
+            })
+        }
+        other => {
+            let fix = format!("`{other}` is not offered: write sqlite or postgresql");
+            loader.mistake(Mistake::new("db.type", fix));
+            Database::Sqlite {
+                path: default_path(),
+            }
+        }
+    }
+}
+
+/// Where a service manager gives us a folder for state, there; else in the working folder.
+fn default_path() -> PathBuf {
+    let folder = std::env::var("STATE_DIRECTORY").unwrap_or_default();
+    // systemd lists several folders with colons between.
+    let folder = folder.split(':').next().unwrap_or_default();
+    Path::new(folder).join("patchbay.sqlite")
+}

@@ -1,0 +1,119 @@
+//! From a committed change to the worker that has to act on it.
+//!
+//! `stream` serves workers that listen to the coordinator itself, `redis` those that listen to the
+//! incumbent's channel; `acknowledgements` gathers what workers answer; `outbox` repeats what did
+//! not get through. This room refuses to decide what is published and to write circuits;
+//! `circuits` publishes, `api` hands its streams out.
+
+mod acknowledgements;
+mod outbox;
+pub mod redis;
+mod stream;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use patchbay_common::event::EventError;
+use patchbay_common::id::WorkerId;
+
+use crate::store::LoggedEvent;
+
+pub use acknowledgements::Acknowledgements;
+pub use outbox::{Outbox, Published};
+pub use stream::{Feed, Item, Streams};
+
+/// Something to be told to a worker.
+#[derive(Clone, Debug)]
+pub struct Announcement {
+    /// The change.
+    pub event: Arc<LoggedEvent>,
+    /// It was told before: the worker's generation has not moved.
+    pub again: bool,
+}
+
+/// Why an announcement did not go out. What failed is retried by the outbox.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The bus is not connected at the moment.
+    #[error("{0} is not connected")]
+    Down(&'static str),
+    /// The bus did not take it in time, or refused.
+    #[error("{bus} failed: {cause}")]
+    Failed {
+        /// Which bus.
+        bus: &'static str,
+        /// What it said.
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The event cannot be written.
+    #[error(transparent)]
+    Unwritable(#[from] EventError),
+}
+
+/// A way to reach workers.
+#[async_trait]
+pub trait Publisher: Send + Sync + 'static {
+    /// Its name, for logs and metrics.
+    fn name(&self) -> &'static str;
+
+    /// Sends, without waiting for anyone to listen. Bounded in time.
+    ///
+    /// # Errors
+    /// Why it did not go out.
+    async fn publish(&self, announcement: &Announcement) -> Result<(), PublishError>;
+}
+
+/// All ways at once, and the note of what went out.
+#[derive(Clone)]
+pub struct Bus {
+    ways: Arc<[Arc<dyn Publisher>]>,
+    published: Published,
+    counts: Arc<dyn Fn(&'static str, bool) + Send + Sync>,
+}
+
+impl Bus {
+    /// A bus over these ways. `counts` hears of every attempt: the way's name, and whether it
+    /// succeeded.
+    pub fn new(
+        ways: Vec<Arc<dyn Publisher>>,
+        published: Published,
+        counts: impl Fn(&'static str, bool) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            ways: ways.into(),
+            published,
+            counts: Arc::new(counts),
+        }
+    }
+
+    /// Tells every way. What all of them took is noted as published; the rest is left to the
+    /// outbox, which is why a failure is nobody else's concern.
+    pub async fn announce(&self, announcement: Announcement) {
+        let sent = self.send(&announcement).await;
+        if sent && !announcement.again {
+            let event = &announcement.event;
+            self.published.note(event.worker, event.generation);
+        }
+    }
+
+    /// Sends by every way; true if all took it.
+    async fn send(&self, announcement: &Announcement) -> bool {
+        let mut all = true;
+        for way in self.ways.iter() {
+            let outcome = way.publish(announcement).await;
+            (self.counts)(way.name(), outcome.is_ok());
+            if let Err(error) = outcome {
+                all = false;
+                log::debug!(
+                    worker = announcement.event.event.authority.as_str(),
+                    generation = announcement.event.generation;
+                    "not published yet: {error}"
+                );
+            }
+        }
+        all
+    }
+}
+
+/// A worker at one of its generations.
+pub(crate) type Mark = (WorkerId, u64);

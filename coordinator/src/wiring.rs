@@ -1,0 +1,343 @@
+//! Puts the rooms together. The only file that knows them all.
+//!
+//! Two Pingora services, each with a runtime of its own: `keeper` looks after Redis, the outbox,
+//! the workers' signs of life and the health report; `api` serves requests. The socket is bound
+//! and the schema current before either starts, so that what stands in the way is one clear line
+//! and an exit.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use patchbay_common::lifecycle::{Drain, Notify, Outcome};
+use pingora_core::listeners::tls::Acceptor as TlsAcceptor;
+use pingora_core::server::configuration::ServerConf;
+use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora_core::services::background::{BackgroundService, background_service};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Api, ApiSettings, App, Health, Metrics};
+use crate::circuits::{Closer, Opener};
+use crate::config::{Config, Database};
+use crate::listen::{accept, bind, load_tls};
+use crate::publish::redis::Redis;
+use crate::publish::{Acknowledgements, Bus, Outbox, Publisher, Streams};
+use crate::registry::{Registry, watch_over};
+use crate::store::{PostgresStore, SqliteStore, Store};
+
+/// How long the database may take to answer a check.
+const CHECK_WITHIN: Duration = Duration::from_secs(10);
+/// How long the last notes of published events may take to be written.
+const LAST_NOTES: Duration = Duration::from_secs(2);
+
+/// Everything the start would load, without keeping it: what is wrong, one line each.
+///
+/// # Errors
+/// If the check itself cannot run.
+pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
+    let mut mistakes = Vec::new();
+    if let Some(files) = &config.tls
+        && let Err(error) = load_tls(files)
+    {
+        mistakes.push(format!("proxy_coordinator.{error}"));
+    }
+    // Port 0: the check must not mind a coordinator that is running.
+    if let Err(error) = bind(SocketAddr::new(config.bind.ip(), 0)) {
+        mistakes.push(format!("proxy_coordinator.bind_addr: {error}"));
+    }
+    let verified = short_lived()?.block_on(async {
+        let verify = async {
+            store(&config.database)?
+                .verify_schema()
+                .await
+                .map_err(Into::into)
+        };
+        match tokio::time::timeout(CHECK_WITHIN, verify).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(anyhow::anyhow!(
+                "no answer within {} s",
+                CHECK_WITHIN.as_secs()
+            )),
+        }
+    });
+    if let Err(error) = verified {
+        mistakes.push(format!("db: {error:#}"));
+    }
+    Ok(mistakes)
+}
+
+/// Brings the database's schema up to date.
+///
+/// # Errors
+/// If the database cannot be reached or is not ours.
+pub fn migrate(config: &Config) -> anyhow::Result<()> {
+    // The connections of this store end with the runtime; what serves opens its own.
+    short_lived()?.block_on(async {
+        let store = store(&config.database).context("db")?;
+        store.migrate().await.context("db")
+    })
+}
+
+fn short_lived() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("no runtime can be built")
+}
+
+fn store(database: &Database) -> anyhow::Result<Arc<dyn Store>> {
+    match database {
+        Database::Sqlite { path } => {
+            let store = SqliteStore::open(path).with_context(|| path.display().to_string())?;
+            Ok(Arc::new(store))
+        }
+        Database::Postgres(config) => Ok(Arc::new(PostgresStore::connect(config.clone())?)),
+    }
+}
+
+/// Runs the coordinator until it is told to stop.
+///
+/// # Errors
+/// If it cannot start.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let tls = config.tls.as_ref().map(load_tls).transpose();
+    let tls = tls.context("proxy_coordinator")?;
+    let socket = bind(config.bind).context("proxy_coordinator.bind_addr")?;
+    migrate(&config)?;
+    let rooms = Arc::new(Rooms::new(&config)?);
+    let app = rooms.app(&config);
+
+    let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
+    server.bootstrap();
+    server.add_service(background_service(
+        "keeper",
+        Keeper {
+            rooms: Arc::clone(&rooms),
+            worker_timeout: config.worker_timeout,
+        },
+    ));
+    let mut serving = background_service(
+        "api",
+        Serving {
+            app: Arc::new(Api::new(api::router(app), rooms.drain.clone())),
+            rooms: Arc::clone(&rooms),
+            socket: Mutex::new(Some(socket)),
+            tls,
+        },
+    );
+    serving.threads = Some(server.configuration.threads);
+    server.add_service(serving);
+    let signal = Box::new(Signal {
+        rooms,
+        grace: config.server.grace_period.0,
+    });
+    server.run(RunArgs {
+        shutdown_signal: signal,
+    });
+    Ok(())
+}
+
+fn server_conf(config: &Config) -> ServerConf {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    ServerConf {
+        threads: match config.server.threads {
+            0 => cpus,
+            threads => threads,
+        },
+        grace_period_seconds: Some(0),
+        graceful_shutdown_timeout_seconds: Some(0),
+        ..ServerConf::default()
+    }
+}
+
+/// What the services share.
+struct Rooms {
+    store: Arc<dyn Store>,
+    redis: Option<Arc<Redis>>,
+    streams: Arc<Streams>,
+    bus: Bus,
+    /// Locked by the keeper while it runs.
+    outbox: tokio::sync::Mutex<Outbox>,
+    acknowledgements: Arc<Acknowledgements>,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    drain: Drain,
+    /// The keeper is to put everything down.
+    closing: CancellationToken,
+}
+
+impl Rooms {
+    fn new(config: &Config) -> anyhow::Result<Self> {
+        let metrics = Arc::new(Metrics::new().context("the metrics cannot be registered")?);
+        let redis = config
+            .redis
+            .clone()
+            .map(|settings| Arc::new(Redis::new(settings)));
+        let streams = Arc::new(Streams::default());
+        let (published, outbox) = Outbox::new();
+        let mut ways: Vec<Arc<dyn Publisher>> = vec![Arc::clone(&streams) as _];
+        ways.extend(redis.iter().map(|redis| Arc::clone(redis) as _));
+        let counts = Arc::clone(&metrics);
+        Ok(Self {
+            store: store(&config.database).context("db")?,
+            redis,
+            streams,
+            bus: Bus::new(ways, published, move |bus, taken| {
+                counts.published(bus, taken)
+            }),
+            outbox: tokio::sync::Mutex::new(outbox),
+            acknowledgements: Arc::new(Acknowledgements::default()),
+            health: Arc::new(Health::new(config.database.kind())),
+            metrics,
+            drain: Drain::new(),
+            closing: CancellationToken::new(),
+        })
+    }
+
+    fn app(&self, config: &Config) -> App {
+        let rooms = api::Rooms {
+            store: Arc::clone(&self.store),
+            registry: Registry::new(Arc::clone(&self.store), self.redis.clone()),
+            opener: Arc::new(Opener::new(
+                Arc::clone(&self.store),
+                self.bus.clone(),
+                Arc::clone(&self.acknowledgements),
+                config.server.acknowledgement_timeout.0,
+            )),
+            closer: Closer::new(Arc::clone(&self.store), self.bus.clone()),
+            streams: Arc::clone(&self.streams),
+            acknowledgements: Arc::clone(&self.acknowledgements),
+            health: Arc::clone(&self.health),
+            metrics: Arc::clone(&self.metrics),
+            drain: self.drain.clone(),
+        };
+        let settings = ApiSettings {
+            api_secret: config.api_secret.clone(),
+            jwt: config.jwt.clone(),
+            advertise_url: config.advertise_url.clone(),
+            allow_unauthorized_configure: config.allow_unauthorized_configure,
+            metric_networks: config.metric_access.clone(),
+            body_limit: config.server.body_limit.0,
+        };
+        App::new(rooms, settings)
+    }
+}
+
+/// The service that looks after everything but requests.
+struct Keeper {
+    rooms: Arc<Rooms>,
+    worker_timeout: Duration,
+}
+
+#[async_trait]
+impl BackgroundService for Keeper {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        let rooms = &self.rooms;
+        let store = rooms.store.as_ref();
+        let mut outbox = rooms.outbox.lock().await;
+        let redis = async {
+            if let Some(redis) = &rooms.redis {
+                redis.run(store, &rooms.acknowledgements).await;
+            }
+        };
+        let work = async {
+            tokio::join!(
+                redis,
+                outbox.run(&rooms.store, &rooms.bus, &rooms.streams),
+                watch_over(store, self.worker_timeout),
+                rooms.health.watch(store, rooms.redis.as_deref()),
+                Notify.feed_watchdog(),
+            )
+        };
+        tokio::select! {
+            _ = work => {}
+            () = rooms.closing.cancelled() => {}
+        }
+    }
+}
+
+/// The service that answers requests.
+struct Serving {
+    app: Arc<Api>,
+    rooms: Arc<Rooms>,
+    socket: Mutex<Option<TcpListener>>,
+    tls: Option<Arc<TlsAcceptor>>,
+}
+
+#[async_trait]
+impl BackgroundService for Serving {
+    async fn start(&self, shutdown: ShutdownWatch) {
+        let socket = self
+            .socket
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(socket) = socket else { return };
+        let rooms = &self.rooms;
+        // One attempt, not a success: what is opened first should not have to be told late, but
+        // without Redis the streams serve.
+        if let Some(redis) = &rooms.redis {
+            redis.attempted().await;
+        }
+        rooms
+            .health
+            .look(rooms.store.as_ref(), rooms.redis.as_deref())
+            .await;
+        match socket.local_addr() {
+            Ok(address) => log::info!("ready: listening on {address}"),
+            Err(_) => log::info!("ready"),
+        }
+        Notify.ready("serving");
+        let (tls, app) = (self.tls.clone(), Arc::clone(&self.app));
+        if let Err(error) = accept(socket, tls, app, &rooms.drain, &shutdown).await {
+            log::error!("the API does not listen: {error}");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// Ends the process in order: requests in flight end, then the last notes are written. Pingora's
+/// own waiting is skipped: it would sleep the whole grace.
+struct Signal {
+    rooms: Arc<Rooms>,
+    grace: Duration,
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Signal {
+    async fn recv(&self) -> ShutdownSignal {
+        let rooms = &self.rooms;
+        let telling = async {
+            rooms.drain.stopping().await;
+            Notify.stopping();
+        };
+        let drained = rooms.drain.run_until_signalled(self.grace);
+        tokio::pin!(drained);
+        let outcome = tokio::select! {
+            outcome = &mut drained => outcome,
+            () = telling => drained.await,
+        };
+        match outcome {
+            Ok(Outcome::Finished) => log::info!("all requests are done"),
+            Ok(Outcome::GraceOver(left)) => log::warn!("the grace is over: {left} cut off"),
+            Ok(Outcome::Forced(left)) => {
+                log::warn!("stopped at once: {left} cut off");
+                return ShutdownSignal::FastShutdown;
+            }
+            Err(ref error) => log::error!("signals cannot be awaited: {error}"),
+        }
+        rooms.closing.cancel();
+        let notes = async {
+            let mut outbox = rooms.outbox.lock().await;
+            outbox.write_notes(rooms.store.as_ref()).await
+        };
+        match tokio::time::timeout(LAST_NOTES, notes).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => log::warn!("the last notes of events could not be kept: {error}"),
+            Err(_) => log::warn!("the last notes of events could not be kept in time"),
+        }
+        ShutdownSignal::FastShutdown
+    }
+}
