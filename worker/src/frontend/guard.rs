@@ -154,6 +154,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        if polled.is_pending() && !self.inner.buffer().is_empty() {
+            // Whoever waits for the client has nothing more to write at the moment. Pingora does
+            // not flush an answer of known length before its end, and the piece that is here must
+            // not wait for one that may be minutes away. A failure shows at the next write.
+            let _ = Pin::new(&mut self.inner).poll_flush(cx);
+        }
         match (&polled, self.control.phase()) {
             (Poll::Ready(_), phase::IDLE) => {
                 self.deadline = Instant::now() + self.patience;
