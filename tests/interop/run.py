@@ -1,0 +1,195 @@
+"""The scenarios of interoperability with the Backend.AI App Proxy; scripts/interop starts this.
+
+Every step prints one line. The first promise that does not hold ends the run with exit code 1 and
+the ends of the logs; everything that was started is stopped in any case.
+"""
+
+import argparse
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from circuits import App, Circuits, Watch, prove_inference, prove_interactive, prove_tcp
+from rig import PATCHBAY, PYTHON, Broken, Program, Rig, check, eventually, free_ports
+from web import fetch
+
+
+def say(text):
+    print(f"  ✓ {text}", flush=True)
+
+
+def mixed(rig, kernel, coordinator, worker):
+    """A coordinator of one kind and workers of the other, through every kind of circuit."""
+    rig.create_database(alembic=coordinator == PYTHON)
+    rig.start_coordinator(coordinator)
+    say(f"{coordinator}'s coordinator serves")
+    circuits = Circuits(rig)
+    plans = {
+        "http-worker": {},
+        "inference-worker": {"traffic": "inference", "domain": ".apps.example"},
+        "tcp-worker": {"protocol": "tcp"},
+    }
+    for name, plan in plans.items():
+        program = rig.start_worker(worker, name, **plan)
+        check(name in circuits.workers(), f"{name} is not registered")
+        say(f"{worker}'s {name} registered and serves")
+        if name == "http-worker":
+            prove_interactive(say, circuits, kernel)
+        elif name == "inference-worker":
+            prove_inference(say, circuits, kernel)
+        else:
+            prove_tcp(say, circuits)
+        rig.stop(program)
+    body = circuits.call("GET", "/v1/api/slots")
+    check(body == [], f"slots are still taken: {body}")
+    say("no slot is taken any more")
+
+
+def python_worker(rig, kernel):
+    """Patchbay's coordinator, App Proxy's workers"""
+    mixed(rig, kernel, PATCHBAY, PYTHON)
+
+
+def python_coordinator(rig, kernel):
+    """App Proxy's coordinator, Patchbay's workers"""
+    mixed(rig, kernel, PYTHON, PATCHBAY)
+
+
+def open_app(circuits, name, kernel):
+    setup_url, query = circuits.open(name, "127.0.0.1", kernel)
+    return App(circuits, setup_url, query)
+
+
+def known(circuits, app):
+    """Checks that the coordinator of the moment knows the circuit, and opens it a second time."""
+    shown = circuits.call("GET", f"/api/circuit/{app.id}")
+    check(shown["id"] == app.id and shown["app_mode"] == "interactive", f"it shows {shown}")
+    again = circuits.call("GET", f"/v2/proxy/auth?{app.query}")
+    check(again["reuse"] is True, f"the circuit was not reused: {again}")
+    app.enter(again["redirect_url"])
+    check(app.get().status == 200, "the app is gone after it was opened a second time")
+
+
+def handover(rig, kernel):
+    """One database: App Proxy's coordinator, then Patchbay's, then App Proxy's again"""
+    rig.create_database(alembic=True)
+    coordinator = rig.start_coordinator(PYTHON)
+    say("App Proxy's coordinator serves, with the schema of its own migrations")
+    circuits = Circuits(rig)
+    rig.start_worker(PYTHON, "worker-python")
+    rig.start_worker(PATCHBAY, "worker-patchbay")
+    say("a worker of each kind serves")
+    # The coordinator takes the worker with the most free slots: one circuit lands on each.
+    apps = [open_app(circuits, f"notebook-{number}", kernel) for number in (1, 2)]
+    used = {name: each["occupied_slots"] for name, each in circuits.workers().items()}
+    check(set(used.values()) == {1}, f"the circuits are not one on each worker: {used}")
+    watches = [Watch(app) for app in apps]
+    say("a circuit is open on each, with requests and a WebSocket going on from here to the end")
+    before = set(circuits.workers())
+    for kind in (PATCHBAY, PYTHON):
+        rig.stop(coordinator)
+        for watch in watches:
+            watch.all_is_well()
+        coordinator = rig.start_coordinator(kind)
+        say(f"{kind}'s coordinator took over: same address, same database, same file")
+        check(set(circuits.workers()) == before, f"the workers are now {circuits.workers()}")
+        for app in apps:
+            known(circuits, app)
+        say(f"it knows all {len(apps)} circuits and both workers; opening an app again reuses its")
+        fresh = [open_app(circuits, f"fresh-{kind}-{number}", kernel) for number in (1, 2)]
+        for app in fresh:
+            check(app.get().status == 200, "a new app does not answer")
+        circuits.close(fresh[0].id)
+        eventually("its slot is free", lambda app=fresh[0]: app.get().status == 400)
+        apps.append(fresh[1])
+        watches.append(Watch(fresh[1]))
+        say("it opens circuits on both workers and closes one")
+        for watch in watches:
+            watch.all_is_well()
+    finish(circuits, apps, watches)
+
+
+def finish(circuits, apps, watches):
+    for watch in watches:
+        watch.all_is_well()
+        watch.end()
+    requests = sum(watch.requests for watch in watches)
+    messages = sum(watch.messages for watch in watches)
+    say(f"nothing failed meanwhile: {requests} requests, {messages} messages")
+    for app in apps:
+        circuits.close(app.id)
+        eventually("its slot is free", lambda app=app: app.get().status == 400)
+    say("App Proxy's coordinator closed every circuit, Patchbay's too")
+
+
+SCENARIOS = {
+    "python-worker": python_worker,
+    "python-coordinator": python_coordinator,
+    "handover": handover,
+}
+
+
+def tails(folder, lines=25):
+    for log in sorted(folder.rglob("*.log")):
+        text = log.read_text(errors="replace").splitlines()
+        if text:
+            print(f"\n--- the end of {log.name}", *text[-lines:], sep="\n", file=sys.stderr)
+
+
+def start_kernel(folder, programs):
+    (port,) = free_ports(1)
+    command = [programs / "patchbay-demo-app", "--listen", f"127.0.0.1:{port}"]
+    kernel = Program("the demo app", command, folder / "kernel.log")
+    kernel.wait_for(lambda: fetch("GET", f"http://127.0.0.1:{port}/").status == 200)
+    return kernel, port
+
+
+def run(arguments, folder):
+    kernel, port = start_kernel(folder, arguments.programs)
+    try:
+        for name in arguments.scenarios or SCENARIOS:
+            scenario = SCENARIOS[name]
+            print(f"▸ {name}: {scenario.__doc__}", flush=True)
+            rig = Rig(
+                folder / name, arguments.programs, arguments.venv,
+                arguments.redis, arguments.postgres, f"interop_{name}",
+            )  # fmt: skip
+            try:
+                scenario(rig, port)
+            finally:
+                rig.stop()
+    finally:
+        kernel.stop()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--programs", type=Path, required=True, help="folder of Patchbay's programs")
+    parser.add_argument("--venv", type=Path, required=True, help="where the App Proxy is installed")
+    parser.add_argument("--redis", type=int, required=True, help="port")
+    parser.add_argument("--postgres", type=int, required=True, help="port")
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS))
+    arguments = parser.parse_args()
+    unknown = set(arguments.scenarios) - set(SCENARIOS)
+    if unknown:
+        parser.error(f"unknown scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    folder = Path(tempfile.mkdtemp(prefix="patchbay-interop-"))
+    try:
+        run(arguments, folder)
+    except Broken as broken:
+        tails(folder)
+        print(f"✗ {broken}", file=sys.stderr)
+        return 1
+    except Exception:
+        tails(folder)
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
