@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 import uuid
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode, urljoin, urlsplit
 
 from rig import check, eventually
 from web import WebSocket, fetch
@@ -44,6 +44,12 @@ class Circuits:
         check(opened["reuse"] is False, f"a new circuit is said to be reused: {opened}")
         return opened["redirect_url"], query
 
+    def has_endpoints(self):
+        """Whether this coordinator has the calls for model services."""
+        none = {"endpoints": []}
+        answer = fetch("POST", f"{self.base}/v2/endpoints/bulk", self.headers, none)
+        return answer.status != 404
+
     def live(self, key):
         """The text of a key in the database of live data, or nothing."""
         command = ["redis-cli", "-p", str(self.redis), "-n", "2", "GET", key]
@@ -69,14 +75,23 @@ class App:
         self.enter(setup_url)
 
     def enter(self, setup_url):
-        answer = fetch("GET", setup_url)
-        check(answer.status == 302, f"GET /setup: {answer}")
-        self.url = answer.headers["Location"]
-        parts = urlsplit(self.url)
+        """Follows the redirects to the app, as a browser does, and keeps the cookies on the way."""
+        url, cookies = setup_url, {}
+        for hop in range(4):
+            joined = "; ".join(f"{name}={value}" for name, value in cookies.items())
+            answer = fetch("GET", url, {"Cookie": joined} if joined else None)
+            for each in answer.headers.get_all("Set-Cookie") or []:
+                name, value = each.split(";")[0].split("=", 1)
+                cookies[name] = value
+            if answer.status not in (302, 303, 307):
+                break
+            url = urljoin(url, answer.headers["Location"])
+        check(hop > 0, f"GET /setup: {answer}")
+        check(answer.status == 200, f"the end of the way from /setup is {url}: {answer}")
+        check(cookies, "no cookie was set on the way from /setup")
+        parts = urlsplit(url)
         self.url = f"{parts.scheme}://{parts.netloc}"
-        set_cookies = answer.headers.get_all("Set-Cookie") or []
-        check(set_cookies, "GET /setup set no cookie")
-        self.cookie = {"Cookie": "; ".join(each.split(";")[0] for each in set_cookies)}
+        self.cookie = {"Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
 
     def get(self, path="/", permit=True):
         return fetch("GET", self.url + path, self.cookie if permit else None)
@@ -90,7 +105,7 @@ def prove_interactive(say, circuits, kernel):
     setup_url, query = circuits.open("jupyter", "127.0.0.1", kernel)
     say(f"POST /v2/conf and GET /v2/proxy/auth opened a circuit: {setup_url.split('?')[0]}")
     app = App(circuits, setup_url, query)
-    say(f"GET /setup gave a permit cookie and leads to {app.url}")
+    say(f"GET /setup leads to {app.url}, with a permit cookie")
     stranger = app.get(permit=False)
     check(stranger.status == 401, f"a request without the permit: {stranger}")
     page = app.get()

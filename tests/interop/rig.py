@@ -160,7 +160,7 @@ password = "none"
 {self.shared()}""")
         return path
 
-    def worker_file(self, name, api, protocol, traffic, frontend):
+    def worker_file(self, name, api, protocol, frontend):
         address = f'{{ host = "127.0.0.1", port = {api} }}'
         path = self.folder / f"{name}.toml"
         path.write_text(f"""
@@ -168,7 +168,7 @@ password = "none"
 coordinator_endpoint = "{self.coordinator}"
 authority = "{name}"
 protocol = "{protocol}"
-accepted_traffics = ["{traffic}"]
+accepted_traffics = ["interactive", "inference"]
 api_bind_addr = {address}
 api_advertised_addr = {address}
 announce_addr = {address}
@@ -194,7 +194,7 @@ announce_addr = {address}
             lambda: fetch("GET", f"{self.coordinator}/status").status == 200,
         )  # fmt: skip
 
-    def start_worker(self, kind, name, protocol="http", traffic="interactive", domain=None):
+    def start_worker(self, kind, name, protocol="http", domain=None):
         """A worker with four ports, or with subdomains of `domain`; ready when it serves."""
         (api,) = free_ports(1)
         first = self.free_slots(4)
@@ -212,7 +212,7 @@ bind_host = "127.0.0.1"
 bind_port_range = [{first}, {first + 3}]
 advertised_host = "127.0.0.1"
 """
-        config = self.worker_file(name, api, protocol, traffic, frontend)
+        config = self.worker_file(name, api, protocol, frontend)
         ready = f"http://127.0.0.1:{api}/health/readyz"
         return self.launch(
             kind, "worker", name, config, lambda: fetch("GET", ready).status == 200

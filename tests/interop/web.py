@@ -114,4 +114,5 @@ class WebSocket:
         except OSError:
             pass
         finally:
+            self.stream.close()
             self.socket.close()
