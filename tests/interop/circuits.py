@@ -55,9 +55,6 @@ class Circuits:
         command = ["redis-cli", "-p", str(self.redis), "-n", "2", "GET", key]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    def close(self, circuit):
-        self.call("DELETE", f"/api/circuit/{circuit}")
-
 
 def circuit_of(setup_url):
     """The circuit's id, out of the setup token's claims."""
@@ -96,6 +93,11 @@ class App:
     def get(self, path="/", permit=True):
         return fetch("GET", self.url + path, self.cookie if permit else None)
 
+    def close(self):
+        """Closes the circuit and waits until its slot is free."""
+        self.circuits.call("DELETE", f"/api/circuit/{self.id}")
+        eventually(f"the slot of {self.url} is free", lambda: self.get().status == 400)
+
     def websocket(self):
         return WebSocket(f"{self.url}/ws", self.cookie)
 
@@ -123,8 +125,7 @@ def prove_interactive(say, circuits, kernel):
     say("a WebSocket carries messages both ways and closes")
     eventually("the requests are counted", lambda: counted(circuits, app) >= 3)
     say("the worker's activity marks are where coordinators and the Manager look for them")
-    circuits.close(app.id)
-    eventually("the closed circuit's slot is free", lambda: app.get().status == 400)
+    app.close()
     circuits.call("GET", f"/api/circuit/{app.id}", expect=404)
     say("DELETE /api/circuit closes it: its slot answers 400")
 
@@ -137,36 +138,55 @@ def counted(circuits, app):
     return int(marked[1]) if all(marked) else 0
 
 
+class Model:
+    """A model service, opened without routes."""
+
+    def __init__(self, circuits):
+        self.circuits, self.id = circuits, str(uuid.uuid4())
+        tags = {
+            "session": {"user_uuid": str(uuid.uuid4()), "project_id": str(uuid.uuid4()),
+                        "domain_name": "default"},
+            "endpoint": {"id": self.id, "runtime_variant": "vllm", "existing_url": None},
+        }  # fmt: skip
+        made = self.bulk("POST", "", version="v2", service_name="my-llm", tags=tags,
+                         open_to_public=False, health_check={"enable": True, "path": "/"})  # fmt: skip
+        self.url = made["url"].rstrip("/")
+        body = {"user_uuid": str(uuid.uuid4()), "exp": int(time.time()) + 600}
+        token = circuits.call("POST", f"/v2/endpoints/{self.id}/token", body)["token"]
+        self.bearer = {"Authorization": f"BackendAI {token}"}
+
+    def bulk(self, method, path, **facts):
+        """Calls one of the bulk routes for this model alone; returns what is said about it."""
+        body = {"endpoints": [{"deployment_id": self.id, **facts}]}
+        (told,) = self.circuits.call(method, f"/v2/endpoints/bulk{path}", body)["endpoints"]
+        check(told.get("success", True), f"{method} /v2/endpoints/bulk{path}: {told}")
+        return told
+
+    def route(self, *kernels):
+        """Makes the service's routes lead to these kernels' ports."""
+        routes = [{"session_id": str(uuid.uuid4()), "route_id": str(uuid.uuid4()),
+                   "kernel_host": "127.0.0.1", "kernel_port": port} for port in kernels]  # fmt: skip
+        self.bulk("POST", "/routes", routes=routes)
+
+    def get(self, token=True):
+        return fetch("GET", self.url, self.bearer if token else None)
+
+    def answers(self, status):
+        eventually(f"{self.url} answers {status}", lambda: self.get().status == status)
+
+
 def prove_inference(say, circuits, kernel):
     """A model service on a subdomain: opened without routes, given one, asked for a token."""
-    endpoint, route = str(uuid.uuid4()), str(uuid.uuid4())
-    tags = {
-        "session": {"user_uuid": str(uuid.uuid4()), "project_id": str(uuid.uuid4()),
-                    "domain_name": "default"},
-        "endpoint": {"id": endpoint, "runtime_variant": "vllm", "existing_url": None},
-    }  # fmt: skip
-    item = {"deployment_id": endpoint, "version": "v2", "service_name": "my-llm", "tags": tags,
-            "open_to_public": False, "health_check": None}  # fmt: skip
-    made = circuits.call("POST", "/v2/endpoints/bulk", {"endpoints": [item]})
-    url = made["endpoints"][0]["url"].rstrip("/")
-    say(f"POST /v2/endpoints/bulk opened an inference circuit: {url}")
-    body = {"user_uuid": str(uuid.uuid4()), "exp": int(time.time()) + 600}
-    token = circuits.call("POST", f"/v2/endpoints/{endpoint}/token", body)["token"]
-    bearer = {"Authorization": f"BackendAI {token}"}
-    unrouted = fetch("GET", url, bearer)
-    check(unrouted.status == 503, f"an endpoint without routes: {unrouted}")
-    routes = [{"session_id": str(uuid.uuid4()), "route_id": route, "kernel_host": "127.0.0.1",
-               "kernel_port": kernel}]  # fmt: skip
-    update = {"endpoints": [{"deployment_id": endpoint, "routes": routes}]}
-    told = circuits.call("POST", "/v2/endpoints/bulk/routes", update)["endpoints"][0]
-    check(told["success"], f"POST /v2/endpoints/bulk/routes: {told}")
-    eventually("the route is served", lambda: fetch("GET", url, bearer).status == 200)
-    stranger = fetch("GET", url)
+    model = Model(circuits)
+    say(f"POST /v2/endpoints/bulk opened an inference circuit: {model.url}")
+    model.answers(503)
+    model.route(kernel)
+    model.answers(200)
+    stranger = model.get(token=False)
     check(stranger.status == 401, f"a request without a token: {stranger}")
     say("a route update reaches the worker: 503 before, 200 after; 401 without the token")
-    gone = {"endpoints": [{"deployment_id": endpoint}]}
-    circuits.call("DELETE", "/v2/endpoints/bulk", gone)
-    eventually("the endpoint is gone", lambda: fetch("GET", url, bearer).status == 400)
+    model.bulk("DELETE", "")
+    model.answers(400)
     say("DELETE /v2/endpoints/bulk closes it")
 
 
@@ -186,7 +206,7 @@ def prove_tcp(say, circuits):
             check(back == b"through the line", f"the TCP circuit brought back {back!r}")
         say(f"a TCP circuit carries bytes both ways: {gateway.geturl()}")
         circuit = circuit_of(setup_url)
-        circuits.close(circuit)
+        circuits.call("DELETE", f"/api/circuit/{circuit}")
         eventually("the closed TCP slot refuses", lambda: refuses(gateway.port))
         say("DELETE /api/circuit closes it: its port hangs up")
 

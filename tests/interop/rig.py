@@ -4,6 +4,7 @@
 Patchbay get the same text for the same role, which is a part of what is proved.
 """
 
+import json
 import os
 import secrets
 import signal
@@ -17,6 +18,7 @@ from web import fetch
 PATCHBAY, PYTHON = "Patchbay", "App Proxy"
 READY_WITHIN = 90.0
 END_WITHIN = 40.0
+TRAFFICS = ("interactive", "inference")
 
 
 class Broken(Exception):
@@ -96,14 +98,15 @@ class Rig:
         self.folder, self.programs, self.venv = Path(folder), Path(programs), Path(venv)
         self.redis, self.postgres, self.database = redis, postgres, database
         self.started = []
+        self.workers = {}
         self.api_secret = secrets.token_urlsafe(32)
         self.jwt_secret = secrets.token_urlsafe(32)
         self.permit_secret = secrets.token_urlsafe(32)
         self.folder.mkdir(parents=True)
         (self.folder / "ipc").mkdir()
-        self.coordinator_port, *self.consoles = free_ports(3)
+        self.ports = iter(range(12000 + (os.getpid() % 500) * 16, 32000))
+        self.coordinator_port = self.neighbouring_ports(1)
         self.coordinator = f"http://127.0.0.1:{self.coordinator_port}"
-        self.slots = iter(range(21000 + (os.getpid() % 500) * 16, 32000))
 
     def shared(self):
         return f"""
@@ -132,12 +135,12 @@ enabled = false
 """
 
     def process_keys(self):
-        termui, webui = free_ports(2)
+        termui = self.neighbouring_ports(2)
         return f"""
 event_loop = "asyncio"
 ipc_base_path = "{self.folder}/ipc"
 aiomonitor_termui_port = {termui}
-aiomonitor_webui_port = {webui}
+aiomonitor_webui_port = {termui + 1}
 """
 
     def coordinator_file(self):
@@ -160,22 +163,6 @@ password = "none"
 {self.shared()}""")
         return path
 
-    def worker_file(self, name, api, protocol, frontend):
-        address = f'{{ host = "127.0.0.1", port = {api} }}'
-        path = self.folder / f"{name}.toml"
-        path.write_text(f"""
-[proxy_worker]
-coordinator_endpoint = "{self.coordinator}"
-authority = "{name}"
-protocol = "{protocol}"
-accepted_traffics = ["interactive", "inference"]
-api_bind_addr = {address}
-api_advertised_addr = {address}
-announce_addr = {address}
-{self.process_keys()}{frontend}
-{self.shared()}""")
-        return path
-
     def command(self, kind, role, config):
         if kind == PATCHBAY:
             return [self.programs / f"patchbay-{role}", "-f", config]
@@ -194,10 +181,22 @@ announce_addr = {address}
             lambda: fetch("GET", f"{self.coordinator}/status").status == 200,
         )  # fmt: skip
 
-    def start_worker(self, kind, name, protocol="http", domain=None):
-        """A worker with four ports, or with subdomains of `domain`; ready when it serves."""
-        (api,) = free_ports(1)
-        first = self.free_slots(4)
+    def start_worker(self, kind, name, protocol="http", domain=None, traffics=TRAFFICS, more=""):
+        """A worker with four ports, or with subdomains of `domain`; ready when it serves. A name
+        that was used before stands for the same worker: its file is used again. `more` is added
+        to the file."""
+        if name not in self.workers:
+            self.workers[name] = self.worker_file(name, protocol, domain, traffics, more)
+        config, api = self.workers[name]
+        ready = f"http://127.0.0.1:{api}/health/readyz"
+        return self.launch(
+            kind, "worker", name, config, lambda: fetch("GET", ready).status == 200
+        )
+
+    def worker_file(self, name, protocol, domain, traffics, more):
+        """Writes a worker's file; returns its path and the port of the worker's API."""
+        api = self.neighbouring_ports(1)
+        first = self.neighbouring_ports(4)
         if domain:
             frontend = f"""frontend_mode = "wildcard"
 [proxy_worker.wildcard_domain]
@@ -212,18 +211,27 @@ bind_host = "127.0.0.1"
 bind_port_range = [{first}, {first + 3}]
 advertised_host = "127.0.0.1"
 """
-        config = self.worker_file(name, api, protocol, frontend)
-        ready = f"http://127.0.0.1:{api}/health/readyz"
-        return self.launch(
-            kind, "worker", name, config, lambda: fetch("GET", ready).status == 200
-        )
+        address = f'{{ host = "127.0.0.1", port = {api} }}'
+        path = self.folder / f"{name}.toml"
+        path.write_text(f"""
+[proxy_worker]
+coordinator_endpoint = "{self.coordinator}"
+authority = "{name}"
+protocol = "{protocol}"
+accepted_traffics = {json.dumps(traffics)}
+api_bind_addr = {address}
+api_advertised_addr = {address}
+announce_addr = {address}
+{self.process_keys()}{frontend}
+{more}
+{self.shared()}""")
+        return path, api
 
-    def free_slots(self, count):
-        """The first of neighbouring free ports, below those the system hands out on its own."""
+    def neighbouring_ports(self, count):
+        """The first of neighbouring free ports, each given once. They are below those the system
+        hands out on its own, so that nobody takes them while a program is exchanged."""
         while True:
-            first = next(self.slots)
-            for _ in range(count - 1):
-                next(self.slots)
+            first, *_ = [next(self.ports) for _ in range(count)]
             try:
                 for port in range(first, first + count):
                     with socket.socket() as probe:

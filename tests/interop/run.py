@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from circuits import App, Circuits, Watch, prove_inference, prove_interactive, prove_tcp
-from rig import PATCHBAY, PYTHON, Broken, Program, Rig, check, eventually, free_ports
+from circuits import App, Circuits, Model, Watch, prove_inference, prove_interactive, prove_tcp
+from rig import PATCHBAY, PYTHON, Broken, Program, Rig, check, free_ports
 from web import fetch
 
 
@@ -43,6 +43,11 @@ def mixed(rig, kernel, coordinator, worker):
     prove_tcp(say, circuits)
     check(set(circuits.workers()) == {"port-worker", "wildcard-worker", "tcp-worker"},
           f"the workers are {circuits.workers()}")  # fmt: skip
+    nothing_taken(circuits)
+
+
+def nothing_taken(circuits):
+    """Checks that the books show no slot in use."""
     taken = {name: each["occupied_slots"] for name, each in circuits.workers().items()}
     check(set(taken.values()) == {0}, f"slots are still taken: {taken}")
     say("no slot is taken any more")
@@ -79,37 +84,68 @@ def handover(rig, kernel):
     coordinator = rig.start_coordinator(PYTHON)
     say("App Proxy's coordinator serves, with the schema of its own migrations")
     circuits = Circuits(rig)
-    rig.start_worker(PYTHON, "worker-python")
-    rig.start_worker(PATCHBAY, "worker-patchbay")
-    say("a worker of each kind serves")
-    # The coordinator takes the worker with the most free slots: one circuit lands on each.
-    apps = [open_app(circuits, f"notebook-{number}", kernel) for number in (1, 2)]
-    used = {name: each["occupied_slots"] for name, each in circuits.workers().items()}
-    check(set(used.values()) == {1}, f"the circuits are not one on each worker: {used}")
+    rig.start_worker(PYTHON, "worker-python", traffics=["interactive"])
+    rig.start_worker(PATCHBAY, "worker-patchbay", traffics=["interactive"])
+    rig.start_worker(PATCHBAY, "worker-models", domain=".models.example", traffics=["inference"])
+    say("workers of both kinds serve")
+    apps = open_on_each(circuits, kernel)
     watches = [Watch(app) for app in apps]
-    say("a circuit is open on each, with requests and a WebSocket going on from here to the end")
+    model = Model(circuits)
+    model.route(kernel)
+    model.answers(200)
+    say("an app is open on each, with requests and a WebSocket going on from here to the end")
     before = set(circuits.workers())
     for kind in (PATCHBAY, PYTHON):
         rig.stop(coordinator)
         for watch in watches:
             watch.all_is_well()
+        model.answers(200)
         coordinator = rig.start_coordinator(kind)
         say(f"{kind}'s coordinator took over: same address, same database, same file")
         check(set(circuits.workers()) == before, f"the workers are now {circuits.workers()}")
         for app in apps:
             known(circuits, app)
-        say(f"it knows all {len(apps)} circuits and both workers; opening an app again reuses its")
-        fresh = [open_app(circuits, f"fresh-{kind}-{number}", kernel) for number in (1, 2)]
-        for app in fresh:
-            check(app.get().status == 200, "a new app does not answer")
-        circuits.close(fresh[0].id)
-        eventually("its slot is free", lambda app=fresh[0]: app.get().status == 400)
-        apps.append(fresh[1])
-        watches.append(Watch(fresh[1]))
+        say(f"it knows all {len(apps)} apps and every worker; opening an app again reuses its circuit")
+        for app in open_on_each(circuits, kernel):
+            apps.append(app)
+            watches.append(Watch(app))
+        closed = open_app(circuits, kernel)
+        closed.close()
         say("it opens circuits on both workers and closes one")
         for watch in watches:
             watch.all_is_well()
+    model.route()
+    model.answers(503)
+    model.bulk("DELETE", "")
+    model.answers(400)
+    say("a model service answered at every change, and its routes can be changed again")
     finish(circuits, apps, watches)
+
+
+def open_app(circuits, kernel):
+    setup_url, query = circuits.open("notebook", "127.0.0.1", kernel)
+    app = App(circuits, setup_url, query)
+    check(app.get().status == 200, f"{app.url}: {app.get()}")
+    return app
+
+
+def open_on_each(circuits, kernel):
+    """Opens two apps. The worker with the most free slots is taken: with equal ones before, each
+    gets one."""
+    apps = [open_app(circuits, kernel) for _ in range(2)]
+    used = {circuits.call("GET", f"/api/circuit/{app.id}")["worker"] for app in apps}
+    check(len(used) == 2, f"both circuits are on the worker {used}")
+    return apps
+
+
+def known(circuits, app):
+    """Checks that the coordinator of the moment knows the circuit, and opens it a second time."""
+    shown = circuits.call("GET", f"/api/circuit/{app.id}")
+    check(shown["id"] == app.id and shown["app_mode"] == "interactive", f"it shows {shown}")
+    again = circuits.call("GET", f"/v2/proxy/auth?{app.query}")
+    check(again["reuse"] is True, f"the circuit was not reused: {again}")
+    app.enter(again["redirect_url"])
+    check(app.get().status == 200, "the app is gone after it was opened a second time")
 
 
 def finish(circuits, apps, watches):
@@ -120,15 +156,40 @@ def finish(circuits, apps, watches):
     messages = sum(watch.messages for watch in watches)
     say(f"nothing failed meanwhile: {requests} requests, {messages} messages")
     for app in apps:
-        circuits.close(app.id)
-        eventually("its slot is free", lambda app=app: app.get().status == 400)
+        app.close()
     say("App Proxy's coordinator closed every circuit, Patchbay's too")
+    nothing_taken(circuits)
+
+
+def worker_exchange(rig, kernel):
+    """One worker: App Proxy's, then Patchbay's, then App Proxy's again"""
+    rig.create_database(alembic=True)
+    rig.start_coordinator(PYTHON)
+    circuits = Circuits(rig)
+    legacy = "[permit]\nlegacy = true\n"
+    worker = rig.start_worker(PYTHON, "worker", more=legacy)
+    apps = [open_app(circuits, kernel)]
+    say(f"App Proxy's coordinator and worker serve an app: {apps[0].url}")
+    for kind in (PATCHBAY, PYTHON):
+        rig.stop(worker)
+        worker = rig.start_worker(kind, "worker")
+        say(f"{kind}'s worker took over: same name, same ports, same file")
+        for app in apps:
+            check(app.get().status == 200, f"the permit from before: {app.get()}")
+            check(app.get(permit=False).status == 401, "strangers are let in")
+        say(f"it serves the circuits opened before ({len(apps)}), to browsers with a permit from before")
+        apps.append(open_app(circuits, kernel))
+        say("it is told of a new circuit and serves it")
+    for app in apps:
+        app.close()
+    nothing_taken(circuits)
 
 
 SCENARIOS = {
     "python-worker": python_worker,
     "python-coordinator": python_coordinator,
     "handover": handover,
+    "worker-exchange": worker_exchange,
 }
 
 
