@@ -30,7 +30,7 @@ const LAST_SEEN_KEPT: i64 = 172_800;
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// A silent connection is asked this often whether it lives.
 const PING_EVERY: Duration = Duration::from_secs(5);
 
@@ -129,7 +129,12 @@ impl Redis {
         let mut pause = FIRST_PAUSE;
         loop {
             match self.listen(store, acknowledgements).await {
-                Ok(()) => pause = FIRST_PAUSE,
+                Ok(()) => {
+                    pause = FIRST_PAUSE;
+                    // The listener learns at once that the server is gone; the sender, which says
+                    // nothing most of the time, would lose the next event to find out.
+                    self.broken.notify_one();
+                }
                 Err(error) => log::debug!("not listening to redis: {error}"),
             }
             tokio::time::sleep(pause).await;

@@ -17,6 +17,7 @@ mod workers;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use deadpool_postgres::Object;
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, TokenId, WorkerId};
 use patchbay_common::worker::{AppFilter, Registration, Worker};
@@ -85,8 +86,10 @@ impl PostgresStore {
 #[async_trait]
 impl Store for PostgresStore {
     async fn migrate(&self) -> Result<()> {
-        let mut client = self.pool.client("bringing the schema up to date").await?;
-        migrate::migrate(&mut client).await
+        let client = self.pool.client("bringing the schema up to date").await?;
+        // Out of the pool: the lock that a migration takes ends with its connection, also when
+        // nobody waits for the migration any more.
+        migrate::migrate(&mut Object::take(client)).await
     }
 
     async fn verify_schema(&self) -> Result<()> {
