@@ -161,15 +161,15 @@ def finish(circuits, apps, watches):
     nothing_taken(circuits)
 
 
-def worker_exchange(rig, kernel):
-    """One worker: App Proxy's, then Patchbay's, then App Proxy's again"""
-    rig.create_database(alembic=True)
-    rig.start_coordinator(PYTHON)
+def exchange(rig, kernel, coordinator):
+    """One worker's place handed from the App Proxy's to Patchbay's and back."""
+    rig.create_database(alembic=coordinator == PYTHON)
+    serving = rig.start_coordinator(coordinator)
     circuits = Circuits(rig)
     legacy = "[permit]\nlegacy = true\n"
     worker = rig.start_worker(PYTHON, "worker", more=legacy)
     apps = [open_app(circuits, kernel)]
-    say(f"App Proxy's coordinator and worker serve an app: {apps[0].url}")
+    say(f"{coordinator}'s coordinator and App Proxy's worker serve an app: {apps[0].url}")
     for kind in (PATCHBAY, PYTHON):
         rig.stop(worker)
         worker = rig.start_worker(kind, "worker")
@@ -183,13 +183,31 @@ def worker_exchange(rig, kernel):
     for app in apps:
         app.close()
     nothing_taken(circuits)
+    return circuits, serving
+
+
+def exchange_under_python(rig, kernel):
+    """One worker: App Proxy's, Patchbay's, App Proxy's again; under App Proxy's coordinator"""
+    exchange(rig, kernel, PYTHON)
+
+
+def exchange_under_patchbay(rig, kernel):
+    """The same under Patchbay's coordinator, which made the database itself"""
+    circuits, coordinator = exchange(rig, kernel, PATCHBAY)
+    rig.stop(coordinator)
+    rig.start_coordinator(PYTHON)
+    app = open_app(circuits, kernel)
+    app.close()
+    nothing_taken(circuits)
+    say("App Proxy's coordinator works with the database that Patchbay's made")
 
 
 SCENARIOS = {
     "python-worker": python_worker,
     "python-coordinator": python_coordinator,
     "handover": handover,
-    "worker-exchange": worker_exchange,
+    "exchange-under-python": exchange_under_python,
+    "exchange-under-patchbay": exchange_under_patchbay,
 }
 
 
