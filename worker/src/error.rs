@@ -154,75 +154,12 @@ const INTERNAL: Kind = (
     "agent_generic_internal-error",
 );
 
-/// Status, type, title and code of a kind of refusal.
-type Kind = (u16, &'static str, &'static str, &'static str);
-
-const BAD_REQUEST: Kind = (
-    400,
-    "generic-bad-request",
-    "Bad request.",
-    "agent_request_bad-request",
-);
-const CREDENTIALS: Kind = (
-    401,
-    "invalid-credentials",
-    "Authentication credentials not valid.",
-    "agent_auth_unauthorized",
-);
-const CLIENT_ADDRESS: Kind = (
-    403,
-    "client-ip-not-allowed",
-    "Client address not allowed.",
-    "appproxy_access_forbidden",
-);
-const NOT_FOUND: Kind = (
-    404,
-    "url-not-found",
-    "Unknown URL path.",
-    "agent_request_not-found",
-);
-const INTERNAL: Kind = (
-    500,
-    "internal-server-error",
-    "Internal server error.",
-    "agent_generic_internal-error",
-);
-const REFUSED: Kind = (
-    502,
-    "appproxy/container-connection-refused",
-    "Cannot connect to Backend.AI kernel.",
-    "kernel_access_unreachable",
-);
-const BROKE: Kind = (
-    502,
-    "appproxy/container-connection-broken",
-    "Backend.AI kernel broke off.",
-    "kernel_access_unreachable",
-);
-const NO_UPSTREAM: Kind = (
-    503,
-    "appproxy/worker-not-available",
-    "Worker not available.",
-    "agent_access_not-found",
-);
-const UNAVAILABLE: Kind = (
-    503,
-    "service-unavailable",
-    "Service unavailable.",
-    "agent_generic_unavailable",
-);
-const TOO_SLOW: Kind = (
-    504,
-    "appproxy/container-timeout",
-    "Backend.AI kernel did not answer in time.",
-    "kernel_access_unreachable",
-);
-
 impl From<&Refusal> for Problem {
     fn from(refusal: &Refusal) -> Self {
         use Refusal as R;
         let (status, kind, title, error_code) = match refusal {
             R::BadRequest(_) | R::UnknownPort(_) | R::UnknownSubdomain(_) => BAD_REQUEST,
+            R::ClientAddress => CLIENT_ADDRESS,
             R::PermitMissing
             | R::PermitInvalid
             | R::BearerMissing
@@ -230,13 +167,12 @@ impl From<&Refusal> for Problem {
             | R::BearerInvalid(_)
             | R::BearerMismatch
             | R::Ticket => CREDENTIALS,
-            R::ClientAddress => CLIENT_ADDRESS,
             R::NotFound => NOT_FOUND,
-            R::UpstreamConnect => REFUSED,
-            R::UpstreamBroke => BROKE,
+            R::UpstreamConnect => UPSTREAM_REFUSED,
+            R::UpstreamBroke => UPSTREAM_BROKE,
+            R::UpstreamConnectTimeout | R::UpstreamTimeout => UPSTREAM_TIMEOUT,
             R::NoUpstream => NO_UPSTREAM,
             R::CircuitClosed | R::Busy => UNAVAILABLE,
-            R::UpstreamConnectTimeout | R::UpstreamTimeout => TOO_SLOW,
             R::Internal => INTERNAL,
         };
         Self {
