@@ -1,7 +1,7 @@
 //! What the operator decides: a TOML file, the environment, flags, in rising order of weight.
 
 use patchbay_common::config::{
-    ConfigError, Discovery, Loader, Logging, Mistake, Secret, Strictness,
+    ConfigError, Discovery, Loader, Logging, Mistake, Secret, Strictness, environment,
 };
 use serde::Deserialize;
 
@@ -46,7 +46,7 @@ impl Config {
     /// Everything that is wrong with it.
     pub fn load(arguments: &Arguments) -> Result<Self, ConfigError> {
         let file = DISCOVERY.find(arguments.common.config.as_deref());
-        let mut loader = Loader::open(file.as_deref(), std::env::vars())?;
+        let mut loader = Loader::open(file.as_deref(), environment())?;
         let l = &mut loader;
         let logging: Logging = l.section("logging", Strictness::Ours);
         logging.install(&arguments.common, l);

@@ -9,7 +9,7 @@ use patchbay_common::cli::{CommonArgs, LogFormat};
 use patchbay_common::client_ips::parse_network;
 use patchbay_common::config::{
     ConfigError, Discovery, HostPort, Loader, Logging, Mistake, PermitHash, Redis, RedisAddress,
-    Seconds, Secret, Secrets, Strictness,
+    Seconds, Secret, Secrets, Strictness, environment,
 };
 use patchbay_common::permit::PermitKey;
 use patchbay_common::token::TokenKey;
@@ -149,7 +149,7 @@ impl Config {
     /// Everything that is wrong with it.
     pub fn load(args: &CommonArgs) -> Result<Self, ConfigError> {
         let file = DISCOVERY.find(args.config.as_deref());
-        Self::from_file(file.as_deref(), std::env::vars(), args)
+        Self::from_file(file.as_deref(), environment(), args)
     }
 
     /// As [`Config::load`], from this file and environment.

@@ -42,6 +42,8 @@ pub struct Context {
     pub spliced: Option<Spliced>,
     /// Time to the first byte of the answer's head.
     pub first_byte: Option<Duration>,
+    /// When the circuit was last marked as used.
+    pub marked: Instant,
     /// Holds up a drain until the request has ended.
     pub in_flight: Option<InFlight>,
 }
@@ -83,8 +85,10 @@ impl SpliceEnd {
 impl Context {
     /// A request begins.
     pub fn new() -> Self {
+        let now = Instant::now();
         Self {
-            started: Instant::now(),
+            started: now,
+            marked: now,
             request_id: None,
             client: None,
             method: String::new(),

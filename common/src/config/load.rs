@@ -169,6 +169,12 @@ impl Discovery {
     }
 }
 
+/// The environment, without what is not text: no key of ours could be meant by it.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
 /// Reads sections out of one file, overlaid with the environment, and gathers what is wrong.
 #[derive(Debug)]
 pub struct Loader {

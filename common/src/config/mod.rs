@@ -13,7 +13,7 @@ mod units;
 #[cfg(test)]
 mod tests;
 
-pub use load::{ConfigError, Discovery, Loader, Mistake, Strictness};
+pub use load::{ConfigError, Discovery, Loader, Mistake, Strictness, environment};
 pub use secret::Secret;
 pub use shared::{Logging, PermitHash, Redis, RedisAddress, Secrets};
 pub use units::{ByteSize, HostPort, Seconds};

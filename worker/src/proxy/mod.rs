@@ -11,7 +11,7 @@ mod report;
 mod upgrade;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use patchbay_common::lifecycle::Drain;
@@ -31,6 +31,9 @@ use crate::upstream::{PeerTemplate, Prober};
 
 /// Path on an app's own host where a ticket is exchanged for a permit.
 pub const PERMIT_PATH: &str = "/.patchbay/permit";
+
+/// Between marks of use while an answer flows.
+const MARK_PERIOD: Duration = Duration::from_millis(1_500);
 
 /// What requests over circuits need.
 pub struct CircuitProxy {
@@ -245,6 +248,23 @@ impl ProxyHttp for CircuitProxy {
         }
         ctx.first_byte.get_or_insert_with(|| ctx.started.elapsed());
         self.dress(answer, ctx)
+    }
+
+    /// A long answer is use for as long as it flows (contract/pitfalls.md A27).
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<bytes::Bytes>,
+        _: bool,
+        ctx: &mut Context,
+    ) -> Result<Option<Duration>> {
+        if ctx.marked.elapsed() >= MARK_PERIOD
+            && let (Some(circuit), Some(picked)) = (&ctx.circuit, &ctx.picked)
+        {
+            self.activity.stream_alive(circuit, picked.session);
+            ctx.marked = Instant::now();
+        }
+        Ok(None)
     }
 
     async fn fail_to_proxy(
