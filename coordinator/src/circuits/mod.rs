@@ -4,9 +4,12 @@
 //! and answers when the worker serves it; where the worker stays silent the opening is undone.
 //! This room refuses to know HTTP and Redis, and to touch rows itself; `api` calls it.
 
+mod announce;
 mod close;
+mod endpoints;
 mod open;
 mod place;
 
 pub use close::{CloseError, Closer};
+pub use endpoints::{EndpointError, EndpointOpening, Endpoints};
 pub use open::{OpenError, Opener, Opening};
