@@ -19,7 +19,7 @@ use pingora_core::services::background::{BackgroundService, background_service};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, ApiSettings, App, Health, Metrics};
-use crate::circuits::{Closer, Opener};
+use crate::circuits::{Closer, Endpoints, Opener};
 use crate::config::{Config, Database};
 use crate::listen::{accept, bind, load_tls};
 use crate::publish::redis::Redis;
@@ -204,6 +204,12 @@ impl Rooms {
             store: Arc::clone(&self.store),
             registry: Registry::new(Arc::clone(&self.store), self.redis.clone()),
             opener: Arc::new(Opener::new(
+                Arc::clone(&self.store),
+                self.bus.clone(),
+                Arc::clone(&self.acknowledgements),
+                config.server.acknowledgement_timeout.0,
+            )),
+            endpoints: Arc::new(Endpoints::new(
                 Arc::clone(&self.store),
                 self.bus.clone(),
                 Arc::clone(&self.acknowledgements),

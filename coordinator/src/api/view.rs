@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use patchbay_common::circuit::{Circuit, FrontendMode};
+use patchbay_common::circuit::{Circuit, FrontendMode, Protocol};
 use patchbay_common::id::CircuitId;
 use patchbay_common::worker::{SlotView, Worker, WorkerView};
 
@@ -12,15 +12,50 @@ use crate::store::WorkerCircuits;
 pub(crate) fn endpoint(worker: &Worker) -> String {
     let tls = worker.tls_listen || worker.tls_advertised;
     let (scheme, implied) = if tls { ("https", 443) } else { ("http", 80) };
-    // An IPv6 address stands in brackets.
-    let host = match worker.hostname.as_str() {
-        host if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),
-        host => host.to_owned(),
-    };
+    let host = host(worker);
     if worker.api_port == implied {
         format!("{scheme}://{host}")
     } else {
         format!("{scheme}://{host}:{}", worker.api_port)
+    }
+}
+
+/// Where a circuit's users find it, without a trailing slash: on the worker's API host in port
+/// mode, below its domain in wildcard mode.
+pub(crate) fn circuit_url(circuit: &Circuit, worker: &Worker) -> String {
+    let tls = worker.uses_tls();
+    let scheme = match (circuit.protocol, tls) {
+        (Protocol::Tcp, true) => "tls",
+        (Protocol::Tcp, false) => "tcp",
+        (Protocol::Grpc, _) => "grpc",
+        (_, true) => "https",
+        (_, false) => "http",
+    };
+    let (host, port) = match circuit.frontend_mode {
+        FrontendMode::Port => (host(worker), circuit.port),
+        FrontendMode::Wildcard => {
+            let name = circuit.subdomain.as_deref().unwrap_or_default();
+            let domain = worker.wildcard_domain.as_deref().unwrap_or_default();
+            let implied = match scheme {
+                "https" => Some(443),
+                "http" => Some(80),
+                _ => None,
+            };
+            let port = worker.wildcard_traffic_port;
+            (format!("{name}{domain}"), port.filter(|_| port != implied))
+        }
+    };
+    match port {
+        Some(port) => format!("{scheme}://{host}:{port}"),
+        None => format!("{scheme}://{host}"),
+    }
+}
+
+/// The worker's host in a URL: an IPv6 address stands in brackets.
+fn host(worker: &Worker) -> String {
+    match worker.hostname.as_str() {
+        host if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),
+        host => host.to_owned(),
     }
 }
 
@@ -64,7 +99,7 @@ fn with_slots(worker: Worker, slots: Vec<SlotView>, generation: u64) -> WorkerVi
 
 /// In port mode every port of the range, in wildcard mode the subdomains in use
 /// (contract/rest-coordinator.md §7).
-fn slots(worker: &Worker, circuits: &[Circuit]) -> Vec<SlotView> {
+pub(crate) fn slots(worker: &Worker, circuits: &[Circuit]) -> Vec<SlotView> {
     match (worker.frontend_mode, worker.port_range) {
         (FrontendMode::Port, Some((first, last))) => {
             let holders: HashMap<u16, CircuitId> = circuits

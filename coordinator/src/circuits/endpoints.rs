@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::announce;
 use super::close::Closer;
 use super::place::{self, Wish};
-use crate::publish::{Acknowledgements, Bus};
+use crate::publish::{Acknowledgements, Bus, Expected};
 use crate::store::{
     HealthCheck, NewCircuit, NewEndpoint, Opened, RouteChange, RoutesChanged, RoutesRefused,
     SlotWish, Store, StoreError,
@@ -218,51 +218,53 @@ impl Endpoints {
     /// time is closed again.
     async fn bring_to_service(&self, opened: &[Opened]) -> Result<(), EndpointError> {
         let new: Vec<&Opened> = opened.iter().filter(|opened| !opened.reused).collect();
-        let mut by_worker: BTreeMap<WorkerId, Vec<_>> = BTreeMap::new();
+        let mut by_worker: BTreeMap<WorkerId, Vec<(CircuitId, Expected)>> = BTreeMap::new();
         for one in &new {
-            let expected = (self.acknowledgements.expect(one), *one);
+            let expected = (one.circuit.id, self.acknowledgements.expect(one));
             by_worker.entry(one.worker.id).or_default().push(expected);
         }
-        let (bus, news) = (
-            self.bus.clone(),
-            new.iter().map(|one| announce::opened(one)),
-        );
-        let news: Vec<_> = news.collect();
+        let news: Vec<_> = new.iter().map(|one| announce::opened(one)).collect();
+        let bus = self.bus.clone();
         tokio::spawn(async move {
             for announcement in news {
                 bus.announce(announcement).await;
             }
         });
         let deadline = Instant::now() + self.patience;
-        let waits = by_worker.into_values().map(|expected| {
-            stream::iter(expected)
-                .map(|(mut expected, one)| async move {
-                    let served = expected.served(self.store.as_ref());
-                    let outcome = tokio::time::timeout_at(deadline, served).await;
-                    outcome.is_err().then_some(one)
-                })
-                .buffer_unordered(ASKED_AT_ONCE)
-                .filter_map(future::ready)
-                .collect::<Vec<&Opened>>()
-        });
-        let unserved: Vec<&Opened> = future::join_all(waits).await.concat();
-        let Some(first) = unserved.first() else {
-            return Ok(());
-        };
+        let waits = by_worker.into_values();
+        let waits = waits.map(|expected| self.unserved(expected, deadline));
+        let unserved = future::join_all(waits).await.concat();
+        let late = new.iter().find(|one| unserved.contains(&one.circuit.id));
+        let Some(late) = late else { return Ok(()) };
         self.undo(&unserved).await;
         Err(EndpointError::NotAcknowledged {
-            worker: first.worker.authority.clone(),
+            worker: late.worker.authority.clone(),
         })
     }
 
-    async fn undo(&self, unserved: &[&Opened]) {
+    /// Waits for one worker; answers with what it does not serve in time.
+    async fn unserved(
+        &self,
+        expected: Vec<(CircuitId, Expected)>,
+        deadline: Instant,
+    ) -> Vec<CircuitId> {
+        let wait = |(id, mut expected): (CircuitId, Expected)| async move {
+            let served = expected.served(self.store.as_ref());
+            let outcome = tokio::time::timeout_at(deadline, served).await;
+            outcome.is_err().then_some(id)
+        };
+        let waits = stream::iter(expected).map(wait);
+        let outcomes: Vec<_> = waits.buffer_unordered(ASKED_AT_ONCE).collect().await;
+        outcomes.into_iter().flatten().collect()
+    }
+
+    async fn undo(&self, unserved: &[CircuitId]) {
         log::warn!(
             "{} circuits of endpoints were not acknowledged within {} s",
             unserved.len(),
             self.patience.as_secs_f64()
         );
-        let ids: Vec<CircuitId> = unserved.iter().map(|one| one.circuit.id).collect();
-        if let Err(error) = self.closer.close_all(&ids).await {
+        if let Err(error) = self.closer.close_all(unserved).await {
             log::error!("the openings could not be undone: {error}");
         }
     }

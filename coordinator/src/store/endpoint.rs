@@ -55,7 +55,7 @@ pub enum RouteChange {
 }
 
 /// What a change of routes came to.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RoutesChanged {
     /// Ids that were added, altered or dropped.
     pub changed: Vec<RouteId>,

@@ -1,6 +1,7 @@
 //! One suite of tests, run against both stores, and what only one of them can get wrong.
 
 mod circuits;
+mod endpoints;
 mod events;
 mod postgres;
 mod sqlite;
