@@ -9,6 +9,7 @@
 )]
 
 mod desk;
+mod endpoints;
 mod opening;
 mod shapes;
 mod stream;
