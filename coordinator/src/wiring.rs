@@ -24,7 +24,7 @@ use crate::config::{Config, Database};
 use crate::listen::{accept, bind, load_tls};
 use crate::publish::redis::Redis;
 use crate::publish::{Acknowledgements, Bus, Outbox, Publisher, Streams};
-use crate::registry::{Registry, watch_over};
+use crate::registry::{Marks, Registry, watch_over};
 use crate::store::{PostgresStore, SqliteStore, Store};
 use crate::supervise::supervise;
 
@@ -209,6 +209,7 @@ impl Rooms {
                 Arc::clone(&self.acknowledgements),
                 config.server.acknowledgement_timeout.0,
             )),
+            marks: Marks::new(self.redis.clone(), config.idle_after),
             endpoints: Arc::new(Endpoints::new(
                 Arc::clone(&self.store),
                 self.bus.clone(),

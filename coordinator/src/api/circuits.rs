@@ -2,7 +2,10 @@
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
+use patchbay_common::circuit::Circuit;
 use patchbay_common::id::CircuitId;
+use patchbay_common::timestamp;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::App;
@@ -20,6 +23,33 @@ pub(crate) async fn read(
 ) -> Result<Response, ApiError> {
     let circuit = app.store.circuit(id(&segment, "circuit")?).await?;
     Ok(Answer(circuit.ok_or(ApiError::NoSuch("circuit"))?).into_response())
+}
+
+#[derive(Serialize)]
+struct Statistics {
+    #[serde(flatten)]
+    circuit: Circuit,
+    requests: u64,
+    last_access: i64,
+    ttl: Option<u64>,
+}
+
+/// `GET /api/circuit/{id}/statistics`.
+pub(crate) async fn statistics(
+    _: Authorized,
+    State(app): State<App>,
+    Path(segment): Path<String>,
+) -> Result<Response, ApiError> {
+    let circuit = app.store.circuit(id(&segment, "circuit")?).await?;
+    let circuit = circuit.ok_or(ApiError::NoSuch("circuit"))?;
+    let usage = app.marks.of(&circuit, timestamp::now()).await;
+    Ok(Answer(Statistics {
+        circuit,
+        requests: usage.requests,
+        last_access: usage.last_access,
+        ttl: usage.ttl,
+    })
+    .into_response())
 }
 
 /// `DELETE /api/circuit/_/bulk`: those that exist of these.

@@ -38,7 +38,7 @@ use patchbay_common::token::TokenKey;
 
 use crate::circuits::{Closer, Endpoints, Opener};
 use crate::publish::{Acknowledgements, Streams};
-use crate::registry::Registry;
+use crate::registry::{Marks, Registry};
 use crate::store::Store;
 
 pub use health::{Component, Health};
@@ -76,6 +76,7 @@ pub struct Parts {
     pub(crate) opener: Arc<Opener>,
     pub(crate) closer: Closer,
     pub(crate) endpoints: Arc<Endpoints>,
+    pub(crate) marks: Marks,
     pub(crate) streams: Arc<Streams>,
     pub(crate) acknowledgements: Arc<Acknowledgements>,
     pub(crate) health: Arc<Health>,
@@ -101,6 +102,8 @@ pub struct Rooms {
     pub closer: Closer,
     /// Opens, reroutes and closes those of endpoints.
     pub endpoints: Arc<Endpoints>,
+    /// How circuits are used.
+    pub marks: Marks,
     /// Feeds of listening workers.
     pub streams: Arc<Streams>,
     /// What workers say they serve.
@@ -122,6 +125,7 @@ impl App {
             opener: rooms.opener,
             closer: rooms.closer,
             endpoints: rooms.endpoints,
+            marks: rooms.marks,
             streams: rooms.streams,
             acknowledgements: rooms.acknowledgements,
             health: rooms.health,

@@ -47,6 +47,10 @@ pub fn router(app: App) -> Router {
             "/api/circuit/{id}",
             shared(get(circuits::read).delete(circuits::close)),
         )
+        .route(
+            "/api/circuit/{id}/statistics",
+            shared(get(circuits::statistics)),
+        )
         .route("/api/circuit/_/bulk", shared(delete(circuits::close_many)))
         .route("/api/slots", shared(get(slots::list)))
         .route("/v1/api/worker", shared(get(slots::workers_v1)))

@@ -129,3 +129,56 @@ pub(crate) fn slots(worker: &Worker, circuits: &[Circuit]) -> Vec<SlotView> {
             .collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::test_vectors::vectors;
+
+    fn circuit(claims: &Value) -> Circuit {
+        let mut claims = claims.clone();
+        for key in ["created_at", "updated_at"] {
+            claims[key] = "2026-11-20T15:41:04Z".into();
+        }
+        serde_json::from_value(claims).unwrap()
+    }
+
+    #[test]
+    fn circuits_have_the_urls_of_the_vectors() {
+        let vectors = vectors();
+        let claims = &vectors["endpoint_jwt"]["claims_in_order"];
+        for case in vectors["endpoint_url"]["cases"].as_array().unwrap() {
+            let mut circuit = circuit(claims);
+            circuit.protocol = serde_json::from_value(case["protocol"].clone()).unwrap();
+            circuit.frontend_mode = serde_json::from_value(case["mode"].clone()).unwrap();
+            circuit.subdomain = case["subdomain"].as_str().map(str::to_owned);
+            let port = |key: &str| case[key].as_u64().map(|port| u16::try_from(port).unwrap());
+            circuit.port = port("port");
+            let worker = Worker {
+                id: circuit.worker,
+                authority: "w".into(),
+                frontend_mode: circuit.frontend_mode,
+                protocol: circuit.protocol,
+                hostname: case["hostname"].as_str().unwrap_or("h").into(),
+                tls_listen: case["tls"].as_bool().unwrap(),
+                tls_advertised: false,
+                api_port: 10_201,
+                port_range: None,
+                wildcard_domain: case["wildcard_domain"].as_str().map(str::to_owned),
+                wildcard_traffic_port: port("wildcard_traffic_port"),
+                filtered_apps_only: false,
+                traefik_last_used_marker_path: None,
+                accepted_traffics: Vec::new(),
+                created_at: circuit.created_at,
+                updated_at: circuit.created_at,
+                available_slots: -1,
+                occupied_slots: 0,
+                nodes: 1,
+                status: patchbay_common::worker::WorkerStatus::Alive,
+            };
+            assert_eq!(circuit_url(&circuit, &worker), case["url"], "{case}");
+        }
+    }
+}

@@ -17,7 +17,7 @@ use patchbay_common::token::TokenKey;
 use patchbay_coordinator::api::{ApiSettings, App, Health, Metrics, Rooms, router};
 use patchbay_coordinator::circuits::{Closer, Endpoints, Opener};
 use patchbay_coordinator::publish::{Acknowledgements, Bus, Outbox, Streams};
-use patchbay_coordinator::registry::Registry;
+use patchbay_coordinator::registry::{Marks, Registry};
 use patchbay_coordinator::store::{SqliteStore, Store};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
@@ -88,6 +88,7 @@ impl Desk {
             registry: Registry::new(store.clone(), None),
             opener: Arc::new(opener),
             endpoints: Arc::new(endpoints),
+            marks: Marks::new(None, Duration::from_secs(3_600)),
             closer: Closer::new(store.clone(), bus),
             streams,
             acknowledgements,

@@ -12,5 +12,6 @@ mod desk;
 mod endpoints;
 mod opening;
 mod shapes;
+mod slots;
 mod stream;
 mod workers;

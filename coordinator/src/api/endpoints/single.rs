@@ -93,12 +93,10 @@ pub(crate) async fn token(
     };
     let (circuit, worker) = app.endpoints.circuit(endpoint).await?;
     let url = view::circuit_url(&circuit, &worker);
-    let token = claims(&circuit, &url, user, expiry)
-        .and_then(|claims| Some(app.jwt.sign(&claims)))
-        .transpose();
-    let token = token.map_err(|error| {
-        ApiError::Internal(format!("an endpoint token cannot be signed: {error}"))
-    })?;
+    let fault = |what: &str| ApiError::Internal(format!("an endpoint token {what}"));
+    let claims = claims(&circuit, &url, user, expiry).ok_or_else(|| fault("has no claims"))?;
+    let token = app.jwt.sign(&claims);
+    let token = token.map_err(|error| fault(&format!("cannot be signed: {error}")))?;
     Ok(Answer(json!({"token": token})).into_response())
 }
 
@@ -152,6 +150,23 @@ fn moment(value: &Value) -> Result<i64, Misfit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn claims_are_those_of_the_vector() {
+        let vectors = crate::test_vectors::vectors();
+        let expected = &vectors["endpoint_jwt"]["claims_in_order"];
+        let mut shown = expected.clone();
+        for key in ["created_at", "updated_at"] {
+            let micros = (expected[key].as_f64().unwrap() * 1e6).round() as i64;
+            let at = DateTime::from_timestamp_micros(micros).unwrap();
+            shown[key] = patchbay_common::timestamp::format(&at).into();
+        }
+        let circuit: Circuit = serde_json::from_value(shown).unwrap();
+        let user = expected["user"].as_str().unwrap().parse().unwrap();
+        let url = expected["app_url"].as_str().unwrap();
+        let exp = expected["exp"].as_i64().unwrap();
+        assert_eq!(&claims(&circuit, url, user, exp).unwrap(), expected);
+    }
 
     #[test]
     fn a_moment_is_a_text_or_a_number() {

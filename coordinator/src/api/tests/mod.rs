@@ -22,7 +22,7 @@ use tower::ServiceExt as _;
 use super::{ApiSettings, App, Health, Metrics, Rooms, router};
 use crate::circuits::{Closer, Endpoints, Opener};
 use crate::publish::{Acknowledgements, Bus, Item, Outbox, Streams};
-use crate::registry::Registry;
+use crate::registry::{Marks, Registry};
 use crate::store::{SqliteStore, Store};
 
 const SECRET: &str = "some_api_secret";
@@ -84,6 +84,7 @@ impl Bench {
             registry: Registry::new(Arc::clone(&store), None),
             opener: Arc::new(opener),
             endpoints: Arc::new(endpoints),
+            marks: Marks::new(None, Duration::from_secs(3_600)),
             closer: Closer::new(Arc::clone(&store), bus),
             health: Arc::new(Health::new("sqlite")),
             metrics: Arc::new(Metrics::new().unwrap()),

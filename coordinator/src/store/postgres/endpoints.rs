@@ -3,6 +3,7 @@
 //!
 //! Locks are taken in one order: endpoints, workers, circuits, generations, each by id.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use deadpool_postgres::Transaction;
@@ -90,16 +91,16 @@ async fn found(tx: &Transaction<'_>, ids: &[EndpointId]) -> Result<Vec<Opened>> 
     let mut known: HashMap<WorkerId, (Worker, u64)> = HashMap::new();
     let mut found = Vec::new();
     for circuit in circuits_of(tx, ids).await? {
-        let id = circuit.worker;
-        if !known.contains_key(&id) {
-            let worker = workers::get(tx, id).await?;
-            let worker = worker.ok_or(StoreError::NoSuchWorker(id))?;
-            known.insert(id, (worker, events::generation(tx, id).await?));
-        }
-        let (worker, generation) = known
-            .get(&id)
-            .cloned()
-            .ok_or(StoreError::NoSuchWorker(id))?;
+        let (worker, generation) = match known.entry(circuit.worker) {
+            Entry::Occupied(entry) => entry.get().clone(),
+            Entry::Vacant(entry) => {
+                let id = *entry.key();
+                let worker = workers::get(tx, id).await?;
+                let worker = worker.ok_or(StoreError::NoSuchWorker(id))?;
+                let generation = events::generation(tx, id).await?;
+                entry.insert((worker, generation)).clone()
+            }
+        };
         found.push(Opened {
             circuit,
             worker,
