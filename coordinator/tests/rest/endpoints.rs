@@ -220,7 +220,12 @@ async fn routes_are_registered_replaced_and_dropped() {
         told, expected,
         "one event for each change, none for the repetition"
     );
+}
 
+#[tokio::test]
+async fn a_route_that_makes_no_sense_is_named() {
+    let desk = Desk::open().await;
+    let (id, path) = (Uuid::new_v4(), "/v2/endpoints/bulk/routes/register");
     let wrong = list([json!({"deployment_id": id, "routes": [{"kernel_port": 0}]})]);
     let refused = desk.post(path, wrong).await.expect(400).json();
     let places = refused["data"]["errors"].as_array().unwrap().iter();
@@ -280,6 +285,27 @@ async fn one_endpoint_lives_and_dies_by_its_own_path() {
         .await
         .expect(400);
 
+    for _ in 0..2 {
+        let answer = desk.call(Method::DELETE, &path, None).await.expect(200);
+        assert_eq!(answer.text, r#"{"success": true}"#);
+    }
+    let gone = list([json!({"deployment_id": id})]);
+    let answer = desk
+        .call(Method::DELETE, "/v2/endpoints/bulk", Some(gone))
+        .await
+        .expect(200);
+    let expected = json!({"endpoints": [{"deployment_id": id, "success": true, "error": null}]});
+    assert_eq!(answer.json(), expected);
+    assert_eq!(circuits(&desk, worker).await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_token_carries_its_circuit() {
+    let desk = Desk::open().await;
+    let worker = desk.serving_worker(inference(wildcard_worker("w"))).await;
+    let id = Uuid::new_v4();
+    let path = format!("/v2/endpoints/{id}");
+    open(&desk, &[item(id, "svc")]).await;
     let circuit = circuits(&desk, worker).await.remove(0);
     let token_path = format!("{path}/token");
     let ask = json!({"user_uuid": USER, "exp": "2030-01-01T00:00:00Z"});
@@ -325,20 +351,8 @@ async fn one_endpoint_lives_and_dies_by_its_own_path() {
             "worker"
         ]
     );
-
-    for _ in 0..2 {
-        let answer = desk.call(Method::DELETE, &path, None).await.expect(200);
-        assert_eq!(answer.text, r#"{"success": true}"#);
-    }
+    desk.call(Method::DELETE, &path, None).await.expect(200);
     desk.post(&token_path, ask).await.expect(404);
-    let gone = list([json!({"deployment_id": id})]);
-    let answer = desk
-        .call(Method::DELETE, "/v2/endpoints/bulk", Some(gone))
-        .await
-        .expect(200);
-    let expected = json!({"endpoints": [{"deployment_id": id, "success": true, "error": null}]});
-    assert_eq!(answer.json(), expected);
-    assert_eq!(circuits(&desk, worker).await.len(), 0);
 }
 
 #[tokio::test]

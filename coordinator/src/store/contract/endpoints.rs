@@ -1,5 +1,7 @@
 //! Endpoints: opening many, their routes, and their end.
 
+use std::sync::Arc;
+
 use patchbay_common::circuit::{AppMode, Protocol};
 use patchbay_common::event::Change;
 use patchbay_common::id::{CircuitId, EndpointId, RouteId, SessionId, WorkerId};
@@ -7,7 +9,8 @@ use patchbay_common::route::Route;
 
 use super::{assert_slots_are_unique, at_domain, circuit, on_both_stores, registration};
 use crate::store::{
-    HealthCheck, NewCircuit, NewEndpoint, RouteChange, RoutesRefused, SlotWish, Store, StoreError,
+    HealthCheck, NewCircuit, NewEndpoint, Opened, Rerouted, RouteChange, RoutesRefused, SlotWish,
+    Store, StoreError,
 };
 
 fn endpoint(worker: WorkerId, slot: SlotWish) -> NewEndpoint {
@@ -171,6 +174,24 @@ async fn health_checks_are_replaced(store: &dyn Store) {
     );
 }
 
+/// The circuit is stored as it was answered, and so does the event of its generation say.
+async fn assert_kept_and_told(store: &dyn Store, rerouted: &Rerouted, request: &str) {
+    let kept = store.circuit(rerouted.circuit.id).await.unwrap().unwrap();
+    assert_eq!(kept, rerouted.circuit);
+    assert!(kept.updated_at > kept.created_at);
+    let events = store
+        .events_after(kept.worker, rerouted.generation - 1, 1)
+        .await
+        .unwrap();
+    let event = events.unwrap().remove(0);
+    assert_eq!(event.request_id.as_deref(), Some(request));
+    let routes = kept.route_info.clone();
+    assert_eq!(
+        event.event.change,
+        Change::RouteUpdated(Box::new(kept), routes)
+    );
+}
+
 async fn routes_come_change_and_go(store: &dyn Store) {
     let worker = store.register_worker(&registration("w")).await.unwrap().id;
     let wishes = [(); 2].map(|()| endpoint(worker, SlotWish::AnyPort));
@@ -189,20 +210,7 @@ async fn routes_come_change_and_go(store: &dyn Store) {
     let generations: Vec<u64> = done.circuits.iter().map(|c| c.generation).collect();
     assert_eq!(generations, [3, 4]);
     for rerouted in &done.circuits {
-        let kept = store.circuit(rerouted.circuit.id).await.unwrap().unwrap();
-        assert_eq!(kept, rerouted.circuit);
-        assert!(kept.updated_at > kept.created_at);
-        let events = store
-            .events_after(worker, rerouted.generation - 1, 1)
-            .await
-            .unwrap();
-        let event = events.unwrap().remove(0);
-        assert_eq!(event.request_id.as_deref(), Some("req-7"));
-        let routes = kept.route_info.clone();
-        assert_eq!(
-            event.event.change,
-            Change::RouteUpdated(Box::new(kept), routes)
-        );
+        assert_kept_and_told(store, rerouted, "req-7").await;
     }
 
     let moved = Route {
@@ -270,6 +278,47 @@ async fn endpoints_and_circuits_end_together(store: &dyn Store) {
     let opened = store.open_circuit(&person).await.unwrap();
     let held = store.session_circuits(person.session_ids[0]).await.unwrap();
     assert_eq!(held, [opened.circuit]);
+}
+
+#[tokio::test]
+async fn openers_of_the_same_thousand_endpoints_at_once_share_them() {
+    let database = super::database().await;
+    let stores = [
+        Arc::new(super::connect(&database)),
+        Arc::new(super::connect(&database)),
+    ];
+    stores[0].migrate().await.unwrap();
+    let domain = at_domain("w", ".app.local");
+    let worker = stores[0].register_worker(&domain).await.unwrap().id;
+    let mut wishes: Vec<_> = (0..1_000)
+        .map(|_| endpoint(worker, SlotWish::Subdomain("llm".to_owned())))
+        .collect();
+    wishes[0].health_check = Some(check());
+    let mut backwards = wishes.clone();
+    backwards.reverse();
+    let (one, two) = tokio::join!(
+        stores[0].open_endpoints(&wishes),
+        stores[1].open_endpoints(&backwards)
+    );
+    let ids = |opened: Vec<Option<Opened>>| -> Vec<CircuitId> {
+        opened
+            .into_iter()
+            .map(|opened| opened.unwrap().circuit.id)
+            .collect()
+    };
+    let mut two = ids(two.unwrap());
+    two.reverse();
+    assert_eq!(ids(one.unwrap()), two);
+    assert_eq!(assert_slots_are_unique(&*stores[0], worker).await, 1_000);
+    assert_eq!(stores[0].generation(worker).await.unwrap(), 1_000);
+
+    // The one form that Python coordinators read back (contract/database.md §4).
+    let client = database.connect().await.unwrap();
+    let sql = "SELECT jsonb_typeof(health_check_config) AS form, count(*) FROM endpoints \
+               GROUP BY form ORDER BY form";
+    let forms = client.query(sql, &[]).await.unwrap();
+    let forms: Vec<(String, i64)> = forms.iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert_eq!(forms, [("null".to_owned(), 999), ("string".to_owned(), 1)]);
 }
 
 on_both_stores!(
