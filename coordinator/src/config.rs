@@ -47,6 +47,8 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// `POST /v2/conf` needs no credential.
     pub allow_unauthorized_configure: bool,
+    /// Time without use after which a circuit is idle.
+    pub idle_after: std::time::Duration,
     /// Silence after which a worker is lost.
     pub worker_timeout: std::time::Duration,
     /// Who may read `/metrics`.
@@ -140,6 +142,7 @@ impl Config {
             advertise_url: advertise_url(&coordinator),
             tls: tls(l, &coordinator),
             allow_unauthorized_configure: coordinator.allow_unauthorized_configure_request,
+            idle_after: coordinator.unused_circuit_collection_timeout.0,
             worker_timeout: coordinator.worker_heartbeat_timeout.0,
             metric_access: networks(l, &coordinator.metric_access_allowed_hosts.0),
             database: database(l, db),

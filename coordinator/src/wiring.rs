@@ -19,12 +19,12 @@ use pingora_core::services::background::{BackgroundService, background_service};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, ApiSettings, App, Health, Metrics};
-use crate::circuits::{Closer, Opener};
+use crate::circuits::{Closer, Endpoints, Opener};
 use crate::config::{Config, Database};
 use crate::listen::{accept, bind, load_tls};
 use crate::publish::redis::Redis;
 use crate::publish::{Acknowledgements, Bus, Outbox, Publisher, Streams};
-use crate::registry::{Registry, watch_over};
+use crate::registry::{Marks, Registry, watch_over};
 use crate::store::{PostgresStore, SqliteStore, Store};
 use crate::supervise::supervise;
 
@@ -204,6 +204,13 @@ impl Rooms {
             store: Arc::clone(&self.store),
             registry: Registry::new(Arc::clone(&self.store), self.redis.clone()),
             opener: Arc::new(Opener::new(
+                Arc::clone(&self.store),
+                self.bus.clone(),
+                Arc::clone(&self.acknowledgements),
+                config.server.acknowledgement_timeout.0,
+            )),
+            marks: Marks::new(self.redis.clone(), config.idle_after),
+            endpoints: Arc::new(Endpoints::new(
                 Arc::clone(&self.store),
                 self.bus.clone(),
                 Arc::clone(&self.acknowledgements),

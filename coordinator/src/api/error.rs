@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::accept;
 use super::json::{CONTENT_TYPE_JSON, to_vec};
-use crate::circuits::{CloseError, OpenError};
+use crate::circuits::{CloseError, EndpointError, OpenError};
 use crate::registry::JoinError;
 use crate::store::StoreError;
 
@@ -60,6 +60,9 @@ pub(crate) enum ApiError {
     /// Opening failed.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// Opening endpoints failed.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
     /// Closing failed.
     #[error(transparent)]
     Close(#[from] CloseError),
@@ -266,6 +269,7 @@ impl From<&ApiError> for Problem {
             ApiError::NoSuch(noun) => no_such(noun),
             ApiError::Busy(msg) => unavailable().msg(msg),
             ApiError::Open(error) => opening(error),
+            ApiError::Endpoint(error) => endpoints(error),
             ApiError::Close(CloseError::NoSuchCircuit) => no_such("circuit"),
             ApiError::Close(CloseError::Store(error)) => storing(error),
             ApiError::Join(JoinError::Incomplete { field, fix }) => invalid_params()
@@ -285,12 +289,33 @@ fn opening(error: &OpenError) -> Problem {
         OpenError::PortTaken { port } => port_taken().data(json!({"port": port})),
         OpenError::NoSuchToken => no_such("token"),
         OpenError::SessionMismatch => Problem::from(&ApiError::SessionMismatch),
-        OpenError::NotAcknowledged { worker } => unavailable()
-            .msg("E10001: Proxy worker not responding")
-            .data(json!({"worker": worker})),
+        OpenError::NotAcknowledged { worker } => not_responding(worker),
         OpenError::Interrupted => internal(),
         OpenError::Store(error) => storing(error),
     }
+}
+
+fn endpoints(error: &EndpointError) -> Problem {
+    match error {
+        EndpointError::InvalidUrl { .. } => Problem::new(
+            StatusCode::BAD_REQUEST,
+            "appproxy/invalid-url",
+            "Invalid URL.",
+            "agent_request_invalid-parameters",
+        )
+        .msg(error),
+        EndpointError::NoWorker { endpoint } => no_worker().data(json!({"endpoint": endpoint})),
+        EndpointError::NotAcknowledged { worker } => not_responding(worker),
+        EndpointError::NoSuchEndpoint => no_such("circuit"),
+        EndpointError::Interrupted => internal(),
+        EndpointError::Store(error) => storing(error),
+    }
+}
+
+fn not_responding(worker: &str) -> Problem {
+    unavailable()
+        .msg("E10001: Proxy worker not responding")
+        .data(json!({"worker": worker}))
 }
 
 fn storing(error: &StoreError) -> Problem {

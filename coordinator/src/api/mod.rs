@@ -9,6 +9,7 @@ mod auth;
 mod circuits;
 mod cors;
 mod edge;
+mod endpoints;
 mod error;
 mod events;
 mod health;
@@ -19,6 +20,7 @@ mod proxy;
 mod request_id;
 mod routes;
 mod serve;
+mod slots;
 mod view;
 mod workers;
 
@@ -34,9 +36,9 @@ use patchbay_common::config::Secret;
 use patchbay_common::lifecycle::Drain;
 use patchbay_common::token::TokenKey;
 
-use crate::circuits::{Closer, Opener};
+use crate::circuits::{Closer, Endpoints, Opener};
 use crate::publish::{Acknowledgements, Streams};
-use crate::registry::Registry;
+use crate::registry::{Marks, Registry};
 use crate::store::Store;
 
 pub use health::{Component, Health};
@@ -73,6 +75,8 @@ pub struct Parts {
     pub(crate) registry: Registry,
     pub(crate) opener: Arc<Opener>,
     pub(crate) closer: Closer,
+    pub(crate) endpoints: Arc<Endpoints>,
+    pub(crate) marks: Marks,
     pub(crate) streams: Arc<Streams>,
     pub(crate) acknowledgements: Arc<Acknowledgements>,
     pub(crate) health: Arc<Health>,
@@ -96,6 +100,10 @@ pub struct Rooms {
     pub opener: Arc<Opener>,
     /// Closes them.
     pub closer: Closer,
+    /// Opens, reroutes and closes those of endpoints.
+    pub endpoints: Arc<Endpoints>,
+    /// How circuits are used.
+    pub marks: Marks,
     /// Feeds of listening workers.
     pub streams: Arc<Streams>,
     /// What workers say they serve.
@@ -116,6 +124,8 @@ impl App {
             registry: rooms.registry,
             opener: rooms.opener,
             closer: rooms.closer,
+            endpoints: rooms.endpoints,
+            marks: rooms.marks,
             streams: rooms.streams,
             acknowledgements: rooms.acknowledgements,
             health: rooms.health,

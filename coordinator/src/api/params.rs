@@ -162,6 +162,40 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// An object inside this one that may be absent or null.
+    pub(crate) fn optional_inner(&self, key: &str) -> Option<Fields<'a>> {
+        match self.map.get(key)? {
+            Value::Null => None,
+            _ => self.inner(key),
+        }
+    }
+
+    /// The objects of a list inside this one.
+    pub(crate) fn items(&self, key: &str) -> Option<Vec<Fields<'a>>> {
+        let items = self.required(key, |value| {
+            let items = value.as_array();
+            items.ok_or_else(|| ("list_type", "Input should be a list of objects".into()))
+        })?;
+        let item = |(place, value): (usize, &'a Value)| {
+            let mut path = self.path.clone();
+            path.extend([key.into(), place.into()]);
+            match value.as_object() {
+                Some(map) => Some(Fields {
+                    map,
+                    path,
+                    errors: Errors::clone(&self.errors),
+                }),
+                None => {
+                    let msg = "Input should be an object";
+                    let error = FieldError::new("dict_type", path, msg);
+                    self.errors.borrow_mut().push(error);
+                    None
+                }
+            }
+        };
+        Some(items.iter().enumerate().filter_map(item).collect())
+    }
+
     fn read<T>(
         &self,
         key: &str,
@@ -255,6 +289,38 @@ pub(crate) fn port(value: &Value) -> Result<u16, Misfit> {
         .and_then(|number| u16::try_from(number).ok())
         .filter(|port| *port > 0)
         .ok_or_else(|| ("int_range", "Input should be a port from 1 to 65535".into()))
+}
+
+/// A number of seconds, not negative, also as text.
+pub(crate) fn seconds(value: &Value) -> Result<f64, Misfit> {
+    let number = match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    number
+        .filter(|number| number.is_finite() && *number >= 0.0)
+        .ok_or_else(|| {
+            let msg = "Input should be a number of seconds, 0 or more";
+            ("float_parsing", msg.into())
+        })
+}
+
+/// A whole number, not negative, also as text.
+pub(crate) fn count(value: &Value) -> Result<u32, Misfit> {
+    let number = match value {
+        Value::Number(number) => number.as_u64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    number
+        .and_then(|number| u32::try_from(number).ok())
+        .ok_or_else(|| {
+            (
+                "int_parsing",
+                "Input should be a whole number from 0".into(),
+            )
+        })
 }
 
 /// One of the words an enumeration is written with.

@@ -15,7 +15,7 @@ use url::form_urlencoded;
 use super::error::ApiError;
 use super::json::Answer;
 use super::params::{self, Fields, Misfit, Params};
-use super::{App, accept, cors, view};
+use super::{App, accept, cors, view, workers};
 use crate::circuits::Opening;
 use crate::store::{Opened, SessionToken};
 
@@ -113,6 +113,31 @@ pub(crate) async fn add(
     }
     let url = format!("{}/v2/proxy/auth?{}", app.advertise_url, query.finish());
     let answer = Answer(json!({"code": 200, "url": url}));
+    Ok((cors::for_everyone(), answer).into_response())
+}
+
+/// `/v2/proxy/{token}/{session}/delete`: the session's app is done with, or all of its apps where
+/// none is named. What is gone already stays gone.
+pub(crate) async fn remove(
+    State(app): State<App>,
+    Path((token, session)): Path<(String, String)>,
+    params: Params,
+) -> Result<Response, ApiError> {
+    let name = {
+        let fields = params.fields();
+        let name = fields.optional("app", params::filled);
+        fields.verdict()?;
+        name
+    };
+    let token = app.store.token(workers::id(&token, "token")?).await?;
+    let token = token.ok_or(ApiError::NoSuch("token"))?;
+    if session.parse() != Ok(token.session_id) {
+        return Err(ApiError::SessionMismatch);
+    }
+    app.closer
+        .close_app(token.session_id, name.as_deref())
+        .await?;
+    let answer = Answer(json!({"code": 200, "success": true}));
     Ok((cors::for_everyone(), answer).into_response())
 }
 

@@ -1,12 +1,13 @@
 //! The table: path, method, handler (contract/rest-coordinator.md §6).
 
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{MethodRouter, get, patch, post};
+use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use axum::{Router, extract::OriginalUri};
 use http::Method;
 
+use super::endpoints::{bulk, single};
 use super::error::ApiError;
-use super::{App, circuits, cors, edge, events, health, metrics, proxy, workers};
+use super::{App, circuits, cors, edge, events, health, metrics, proxy, slots, workers};
 
 /// The whole API.
 pub fn router(app: App) -> Router {
@@ -20,6 +21,10 @@ pub fn router(app: App) -> Router {
         .route("/v2/conf", shared(post(proxy::conf)))
         .route("/v2/proxy/auth", get(proxy::auth).post(proxy::auth_or_open))
         .route("/v2/proxy/{token}/{session}/add", get(proxy::add))
+        .route(
+            "/v2/proxy/{token}/{session}/delete",
+            get(proxy::remove).delete(proxy::remove),
+        )
         .route(
             "/api/worker",
             shared(get(workers::list).put(workers::register)),
@@ -42,6 +47,16 @@ pub fn router(app: App) -> Router {
             "/api/circuit/{id}",
             shared(get(circuits::read).delete(circuits::close)),
         )
+        .route(
+            "/api/circuit/{id}/statistics",
+            shared(get(circuits::statistics)),
+        )
+        .route("/api/circuit/_/bulk", shared(delete(circuits::close_many)))
+        .route("/api/slots", shared(get(slots::list)))
+        .route("/v1/api/worker", shared(get(slots::workers_v1)))
+        .route("/v1/api/slots", shared(get(slots::list_v1)))
+        .route("/v1/api/circuit/{id}", shared(delete(circuits::close)))
+        .merge(endpoints())
         .method_not_allowed_fallback(no_method)
         .fallback(no_route)
         .layer(from_fn(edge::note_route))
@@ -49,6 +64,33 @@ pub fn router(app: App) -> Router {
     Router::new()
         .fallback_service(table)
         .layer(from_fn_with_state(app, edge::exchange))
+}
+
+/// What the Manager calls for model serving.
+fn endpoints() -> Router<App> {
+    Router::new()
+        .route(
+            "/v2/endpoints/bulk",
+            shared(post(bulk::open).delete(bulk::remove)),
+        )
+        .route("/v2/endpoints/bulk/routes", shared(post(bulk::replace)))
+        .route(
+            "/v2/endpoints/bulk/routes/register",
+            shared(post(bulk::register)),
+        )
+        .route(
+            "/v2/endpoints/bulk/routes/unregister",
+            shared(post(bulk::unregister)),
+        )
+        .route(
+            "/v2/endpoints/{id}",
+            shared(post(single::open).delete(single::remove)),
+        )
+        .route(
+            "/v2/endpoints/{id}/health-check",
+            shared(put(single::set_health_check)),
+        )
+        .route("/v2/endpoints/{id}/token", shared(post(single::token)))
 }
 
 /// A path that pages of other origins may call.

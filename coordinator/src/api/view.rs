@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use patchbay_common::circuit::{Circuit, FrontendMode};
+use patchbay_common::circuit::{Circuit, FrontendMode, Protocol};
 use patchbay_common::id::CircuitId;
 use patchbay_common::worker::{SlotView, Worker, WorkerView};
 
@@ -12,15 +12,50 @@ use crate::store::WorkerCircuits;
 pub(crate) fn endpoint(worker: &Worker) -> String {
     let tls = worker.tls_listen || worker.tls_advertised;
     let (scheme, implied) = if tls { ("https", 443) } else { ("http", 80) };
-    // An IPv6 address stands in brackets.
-    let host = match worker.hostname.as_str() {
-        host if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),
-        host => host.to_owned(),
-    };
+    let host = host(worker);
     if worker.api_port == implied {
         format!("{scheme}://{host}")
     } else {
         format!("{scheme}://{host}:{}", worker.api_port)
+    }
+}
+
+/// Where a circuit's users find it, without a trailing slash: on the worker's API host in port
+/// mode, below its domain in wildcard mode.
+pub(crate) fn circuit_url(circuit: &Circuit, worker: &Worker) -> String {
+    let tls = worker.uses_tls();
+    let scheme = match (circuit.protocol, tls) {
+        (Protocol::Tcp, true) => "tls",
+        (Protocol::Tcp, false) => "tcp",
+        (Protocol::Grpc, _) => "grpc",
+        (_, true) => "https",
+        (_, false) => "http",
+    };
+    let (host, port) = match circuit.frontend_mode {
+        FrontendMode::Port => (host(worker), circuit.port),
+        FrontendMode::Wildcard => {
+            let name = circuit.subdomain.as_deref().unwrap_or_default();
+            let domain = worker.wildcard_domain.as_deref().unwrap_or_default();
+            let implied = match scheme {
+                "https" => Some(443),
+                "http" => Some(80),
+                _ => None,
+            };
+            let port = worker.wildcard_traffic_port;
+            (format!("{name}{domain}"), port.filter(|_| port != implied))
+        }
+    };
+    match port {
+        Some(port) => format!("{scheme}://{host}:{port}"),
+        None => format!("{scheme}://{host}"),
+    }
+}
+
+/// The worker's host in a URL: an IPv6 address stands in brackets.
+fn host(worker: &Worker) -> String {
+    match worker.hostname.as_str() {
+        host if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),
+        host => host.to_owned(),
     }
 }
 
@@ -64,7 +99,7 @@ fn with_slots(worker: Worker, slots: Vec<SlotView>, generation: u64) -> WorkerVi
 
 /// In port mode every port of the range, in wildcard mode the subdomains in use
 /// (contract/rest-coordinator.md §7).
-fn slots(worker: &Worker, circuits: &[Circuit]) -> Vec<SlotView> {
+pub(crate) fn slots(worker: &Worker, circuits: &[Circuit]) -> Vec<SlotView> {
     match (worker.frontend_mode, worker.port_range) {
         (FrontendMode::Port, Some((first, last))) => {
             let holders: HashMap<u16, CircuitId> = circuits
@@ -92,5 +127,58 @@ fn slots(worker: &Worker, circuits: &[Circuit]) -> Vec<SlotView> {
                 circuit_id: Some(circuit.id),
             })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::test_vectors::vectors;
+
+    fn circuit(claims: &Value) -> Circuit {
+        let mut claims = claims.clone();
+        for key in ["created_at", "updated_at"] {
+            claims[key] = "2026-11-20T15:41:04Z".into();
+        }
+        serde_json::from_value(claims).unwrap()
+    }
+
+    #[test]
+    fn circuits_have_the_urls_of_the_vectors() {
+        let vectors = vectors();
+        let claims = &vectors["endpoint_jwt"]["claims_in_order"];
+        for case in vectors["endpoint_url"]["cases"].as_array().unwrap() {
+            let mut circuit = circuit(claims);
+            circuit.protocol = serde_json::from_value(case["protocol"].clone()).unwrap();
+            circuit.frontend_mode = serde_json::from_value(case["mode"].clone()).unwrap();
+            circuit.subdomain = case["subdomain"].as_str().map(str::to_owned);
+            let port = |key: &str| case[key].as_u64().map(|port| u16::try_from(port).unwrap());
+            circuit.port = port("port");
+            let worker = Worker {
+                id: circuit.worker,
+                authority: "w".into(),
+                frontend_mode: circuit.frontend_mode,
+                protocol: circuit.protocol,
+                hostname: case["hostname"].as_str().unwrap_or("h").into(),
+                tls_listen: case["tls"].as_bool().unwrap(),
+                tls_advertised: false,
+                api_port: 10_201,
+                port_range: None,
+                wildcard_domain: case["wildcard_domain"].as_str().map(str::to_owned),
+                wildcard_traffic_port: port("wildcard_traffic_port"),
+                filtered_apps_only: false,
+                traefik_last_used_marker_path: None,
+                accepted_traffics: Vec::new(),
+                created_at: circuit.created_at,
+                updated_at: circuit.created_at,
+                available_slots: -1,
+                occupied_slots: 0,
+                nodes: 1,
+                status: patchbay_common::worker::WorkerStatus::Alive,
+            };
+            assert_eq!(circuit_url(&circuit, &worker), case["url"], "{case}");
+        }
     }
 }

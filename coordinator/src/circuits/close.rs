@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use patchbay_common::event::{Change, CircuitEvent};
-use patchbay_common::id::CircuitId;
-use patchbay_common::{request_id, timestamp};
+use patchbay_common::circuit::{AppMode, Circuit};
+use patchbay_common::id::{CircuitId, SessionId};
+use patchbay_common::request_id;
 
-use crate::publish::{Announcement, Bus};
-use crate::store::{Closed, LoggedEvent, Store, StoreError};
+use super::announce;
+use crate::publish::Bus;
+use crate::store::{Closed, Store, StoreError};
 
 /// Why a circuit was not closed.
 #[derive(Debug, thiserror::Error)]
@@ -43,23 +44,57 @@ impl Closer {
         let request_id = request_id.as_ref().map(|id| id.as_str());
         let closed = self.store.close_circuit(id, request_id).await?;
         let closed = closed.ok_or(CloseError::NoSuchCircuit)?;
-        let event = LoggedEvent {
-            worker: closed.circuit.worker,
-            generation: closed.generation,
-            event: CircuitEvent {
-                authority: closed.authority.clone(),
-                change: Change::Removed(vec![closed.circuit.clone()]),
-            },
-            request_id: request_id.map(str::to_owned),
-            created_at: timestamp::now(),
-        };
-        self.bus
-            .announce(Announcement {
-                event: Arc::new(event),
-                again: false,
-            })
-            .await;
+        self.bus.announce(announce::removed(&closed)).await;
         log::info!(circuit = id.to_string().as_str(), worker = closed.authority.as_str(); "circuit closed");
         Ok(closed)
+    }
+
+    /// Closes circuits in one transaction and tells their workers; those that do not exist are
+    /// passed over.
+    ///
+    /// # Errors
+    /// A failing store; nothing is closed then.
+    pub async fn close_all(&self, ids: &[CircuitId]) -> Result<Vec<Closed>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let request_id = request_id::current();
+        let request_id = request_id.as_ref().map(|id| id.as_str());
+        let closed = self.store.close_circuits(ids, request_id).await?;
+        self.tell(&closed).await;
+        Ok(closed)
+    }
+
+    /// Closes the circuits that a session has for an app, or for any.
+    ///
+    /// # Errors
+    /// A failing store; nothing is closed then.
+    pub async fn close_app(
+        &self,
+        session: SessionId,
+        app: Option<&str>,
+    ) -> Result<Vec<Closed>, StoreError> {
+        let circuits = self.store.session_circuits(session).await?;
+        let wanted = |circuit: &Circuit| {
+            circuit.app_mode == AppMode::Interactive
+                && app.is_none_or(|app| circuit.app.as_deref() == Some(app))
+        };
+        let ids: Vec<CircuitId> = circuits
+            .iter()
+            .filter(|c| wanted(c))
+            .map(|c| c.id)
+            .collect();
+        self.close_all(&ids).await
+    }
+
+    /// Tells workers of circuits that were closed.
+    pub(super) async fn tell(&self, closed: &[Closed]) {
+        for one in closed {
+            self.bus.announce(announce::removed(one)).await;
+            log::info!(
+                circuit = one.circuit.id.to_string().as_str(), worker = one.authority.as_str();
+                "circuit closed"
+            );
+        }
     }
 }

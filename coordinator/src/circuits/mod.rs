@@ -2,11 +2,15 @@
 //!
 //! An opening chooses a worker (`place`), commits the circuit (`store`), announces it (`publish`)
 //! and answers when the worker serves it; where the worker stays silent the opening is undone.
+//! `endpoints` does so for many circuits of model serving at once, and changes their routes.
 //! This room refuses to know HTTP and Redis, and to touch rows itself; `api` calls it.
 
+mod announce;
 mod close;
+mod endpoints;
 mod open;
 mod place;
 
 pub use close::{CloseError, Closer};
+pub use endpoints::{EndpointError, EndpointOpening, Endpoints};
 pub use open::{OpenError, Opener, Opening};

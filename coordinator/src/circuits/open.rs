@@ -4,22 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use patchbay_common::circuit::{AppMode, FrontendMode, Protocol};
-use patchbay_common::event::{Change, CircuitEvent};
 use patchbay_common::id::{CircuitId, SessionId, TokenId};
 use patchbay_common::request_id;
 use patchbay_common::route::Route;
 use patchbay_common::subdomain;
-use patchbay_common::timestamp;
 use patchbay_common::worker::{AppFilter, Worker};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::announce;
 use super::close::Closer;
 use super::place::{self, Wish};
-use crate::publish::{Acknowledgements, Announcement, Bus};
-use crate::store::{
-    LoggedEvent, NewCircuit, Opened, Reuse, SessionToken, SlotWish, Store, StoreError,
-};
+use crate::publish::{Acknowledgements, Bus};
+use crate::store::{NewCircuit, Opened, Reuse, SessionToken, SlotWish, Store, StoreError};
 
 /// Fresh looks at the workers before an opener is told that there is no room.
 const ROUNDS: usize = 3;
@@ -139,7 +136,7 @@ impl Opener {
         };
         let mut expected = self.acknowledgements.expect(&opened);
         // Announced beside the wait: a bus that hangs must not hold up what another way brings about.
-        let (bus, announcement) = (self.bus.clone(), announcement(&opened));
+        let (bus, announcement) = (self.bus.clone(), announce::opened(&opened));
         tokio::spawn(async move { bus.announce(announcement).await });
         let served = expected.served(self.store.as_ref());
         if tokio::time::timeout(self.patience, served).await.is_ok() {
@@ -311,22 +308,5 @@ fn new_circuit(
         session_ids: vec![token.session_id],
         origin_request_id: request_id::current().map(|id| id.as_str().to_owned()),
         reuse: reuse(opening),
-    }
-}
-
-fn announcement(opened: &Opened) -> Announcement {
-    let event = LoggedEvent {
-        worker: opened.worker.id,
-        generation: opened.generation,
-        event: CircuitEvent {
-            authority: opened.worker.authority.clone(),
-            change: Change::Created(vec![opened.circuit.clone()]),
-        },
-        request_id: request_id::current().map(|id| id.as_str().to_owned()),
-        created_at: timestamp::now(),
-    };
-    Announcement {
-        event: Arc::new(event),
-        again: opened.reused,
     }
 }

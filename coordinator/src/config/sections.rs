@@ -19,8 +19,7 @@ pub(super) struct ProxyCoordinator {
     pub(super) worker_heartbeat_timeout: Seconds,
     pub(super) metric_access_allowed_hosts: Texts,
     /// Read so that a mistake in it is named; the collector comes with its issue.
-    #[serde(rename = "unused_circuit_collection_timeout")]
-    pub(super) _unused_circuit_collection_timeout: Seconds,
+    pub(super) unused_circuit_collection_timeout: Seconds,
     /// Names a process among several to the incumbent's consumers, which we have none of.
     #[serde(rename = "id")]
     pub(super) _id: Option<String>,
@@ -38,7 +37,7 @@ impl Default for ProxyCoordinator {
             allow_unauthorized_configure_request: false,
             worker_heartbeat_timeout: Seconds::from_secs(30),
             metric_access_allowed_hosts: Texts(vec!["127.0.0.1/32".into(), "::1/128".into()]),
-            _unused_circuit_collection_timeout: Seconds::from_secs(3_600),
+            unused_circuit_collection_timeout: Seconds::from_secs(3_600),
             _id: None,
         }
     }

@@ -18,7 +18,7 @@ use patchbay_common::id::WorkerId;
 
 use crate::store::LoggedEvent;
 
-pub use acknowledgements::Acknowledgements;
+pub use acknowledgements::{Acknowledgements, Expected};
 pub use outbox::{Outbox, Published};
 pub use stream::{Feed, Item, Streams};
 

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use patchbay_common::config::{HostPort, RedisAddress, Secret};
 use patchbay_common::event::{CHANNEL, Change, FROM_COORDINATOR, Message};
+use patchbay_common::id::CircuitId;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo as _,
@@ -227,6 +228,24 @@ impl Redis {
                 .expire(LAST_SEEN, LAST_SEEN_KEPT)
                 .ignore()
                 .exec_async(connection)
+                .await
+        })
+        .await
+    }
+
+    /// When a circuit was last used, in seconds since 1970, and how often.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub async fn marks(
+        &self,
+        circuit: CircuitId,
+    ) -> Result<(Option<f64>, Option<u64>), PublishError> {
+        self.use_sender(async |connection| {
+            redis::cmd("MGET")
+                .arg(format!("circuit.{circuit}.last_access"))
+                .arg(format!("circuit.{circuit}.requests"))
+                .query_async(connection)
                 .await
         })
         .await

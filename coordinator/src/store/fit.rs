@@ -2,10 +2,11 @@
 //! asked, so that both refuse the same values with the same words.
 
 use patchbay_common::circuit::FrontendMode;
+use patchbay_common::route::Route;
 use patchbay_common::worker::Registration;
 use serde_json::Value;
 
-use super::{NewCircuit, Result, SessionToken, SlotWish, StoreError};
+use super::{HealthCheck, NewCircuit, NewEndpoint, Result, SessionToken, SlotWish, StoreError};
 
 /// Longest name of a node; the column is ours.
 const NODE_ID: usize = 255;
@@ -24,11 +25,41 @@ pub(super) fn circuit(new: &NewCircuit) -> Result<()> {
         text("envs", key, usize::MAX)?;
         no_nul("envs", value)?;
     }
-    for route in &new.routes {
+    routes(&new.routes)
+}
+
+/// Refuses endpoints that their rows cannot hold.
+pub(super) fn endpoints(endpoints: &[NewEndpoint]) -> Result<()> {
+    for endpoint in endpoints {
+        health_check(endpoint.health_check.as_ref())?;
+        endpoint.circuit.as_ref().map_or(Ok(()), circuit)?;
+    }
+    Ok(())
+}
+
+/// Refuses routes that a row cannot hold.
+pub(super) fn routes(routes: &[Route]) -> Result<()> {
+    for route in routes {
         optional("kernel_host", route.kernel_host.as_deref(), 255)?;
         optional("session_name", route.session_name.as_deref(), 255)?;
         if !(route.traffic_ratio.is_finite() && route.traffic_ratio >= 0.0) {
             return Err(unfit("traffic_ratio", "it must be a number from 0 up"));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a health check that its row cannot hold.
+pub(super) fn health_check(check: Option<&HealthCheck>) -> Result<()> {
+    let Some(check) = check else { return Ok(()) };
+    text("health_check.path", &check.path, 2048)?;
+    for (field, seconds) in [
+        ("health_check.interval", check.interval),
+        ("health_check.max_wait_time", check.max_wait_time),
+        ("health_check.initial_delay", check.initial_delay),
+    ] {
+        if !(seconds.is_finite() && seconds >= 0.0) {
+            return Err(unfit(field, "it must be a number of seconds from 0 up"));
         }
     }
     Ok(())

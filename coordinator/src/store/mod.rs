@@ -6,6 +6,7 @@
 //! room refuses to choose workers, to publish, and to know HTTP; `circuits`, `registry` and
 //! `publish` call it.
 
+mod endpoint;
 mod error;
 mod fit;
 mod model;
@@ -20,9 +21,12 @@ mod contract;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use patchbay_common::circuit::Circuit;
-use patchbay_common::id::{CircuitId, TokenId, WorkerId};
+use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
 use patchbay_common::worker::{AppFilter, Registration, Worker};
 
+pub use endpoint::{
+    HealthCheck, NewEndpoint, Rerouted, Rerouting, RouteChange, RoutesChanged, RoutesRefused,
+};
 pub use error::StoreError;
 
 pub use model::{
@@ -101,6 +105,40 @@ pub trait Store: Send + Sync + 'static {
     async fn circuit(&self, id: CircuitId) -> Result<Option<Circuit>>;
     /// A worker's circuits and the generation they add up to, as of one moment.
     async fn worker_circuits(&self, id: WorkerId) -> Result<Option<WorkerCircuits>>;
+
+    /// Closes these circuits in one transaction; those that do not exist are passed over.
+    async fn close_circuits(
+        &self,
+        ids: &[CircuitId],
+        request_id: Option<&str>,
+    ) -> Result<Vec<Closed>>;
+    /// A session's circuits, oldest first.
+    async fn session_circuits(&self, session: SessionId) -> Result<Vec<Circuit>>;
+
+    // Endpoints
+
+    /// Keeps endpoints and opens circuits for those that have none, in one transaction; answers in
+    /// their order, `None` for one without a circuit, there or offered. Their ids differ.
+    ///
+    /// # Errors
+    /// As [`Store::open_circuit`]; nothing is kept then.
+    async fn open_endpoints(&self, endpoints: &[NewEndpoint]) -> Result<Vec<Option<Opened>>>;
+    /// The circuits of these endpoints, oldest first.
+    async fn endpoint_circuits(&self, ids: &[EndpointId]) -> Result<Vec<Circuit>>;
+    /// How an endpoint's routes are to be probed; false if there is no such endpoint.
+    async fn set_health_check(&self, id: EndpointId, check: Option<&HealthCheck>) -> Result<bool>;
+    /// Forgets endpoints and closes their circuits; those that do not exist are passed over.
+    async fn delete_endpoints(
+        &self,
+        ids: &[EndpointId],
+        request_id: Option<&str>,
+    ) -> Result<Vec<Closed>>;
+    /// Changes routes, one change after the other, in one transaction.
+    async fn change_routes(
+        &self,
+        changes: &[(EndpointId, RouteChange)],
+        request_id: Option<&str>,
+    ) -> Result<Rerouting>;
 
     // Generations and events
 

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{LoggedEvent, NewCircuit, Result, StoreError};
+use super::{HealthCheck, LoggedEvent, NewCircuit, Result, StoreError};
 
 /// A row of `circuits`.
 #[derive(Clone)]
@@ -313,6 +313,19 @@ pub(super) fn route_info(circuit: &Circuit) -> Result<Value> {
         field: "route_info",
         problem: problem.to_string(),
     })
+}
+
+/// A health check as it is stored: the object's text inside a JSON text, or JSON null. Python
+/// coordinators cannot read it as a plain object (contract/database.md §4).
+pub(super) fn health_check(check: Option<&HealthCheck>) -> Result<Value> {
+    let Some(check) = check else {
+        return Ok(Value::Null);
+    };
+    let text = serde_json::to_string(check).map_err(|problem| StoreError::Unfit {
+        field: "health_check",
+        problem: problem.to_string(),
+    })?;
+    Ok(Value::String(text))
 }
 
 /// A generation out of its column.

@@ -15,9 +15,9 @@ use patchbay_common::id::WorkerId;
 use patchbay_common::lifecycle::Drain;
 use patchbay_common::token::TokenKey;
 use patchbay_coordinator::api::{ApiSettings, App, Health, Metrics, Rooms, router};
-use patchbay_coordinator::circuits::{Closer, Opener};
+use patchbay_coordinator::circuits::{Closer, Endpoints, Opener};
 use patchbay_coordinator::publish::{Acknowledgements, Bus, Outbox, Streams};
-use patchbay_coordinator::registry::Registry;
+use patchbay_coordinator::registry::{Marks, Registry};
 use patchbay_coordinator::store::{SqliteStore, Store};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
@@ -77,10 +77,18 @@ impl Desk {
             acknowledgements.clone(),
             patience,
         );
+        let endpoints = Endpoints::new(
+            Arc::clone(&store),
+            bus.clone(),
+            Arc::clone(&acknowledgements),
+            patience,
+        );
         let drain = Drain::new();
         let rooms = Rooms {
             registry: Registry::new(store.clone(), None),
             opener: Arc::new(opener),
+            endpoints: Arc::new(endpoints),
+            marks: Marks::new(None, Duration::from_secs(3_600)),
             closer: Closer::new(store.clone(), bus),
             streams,
             acknowledgements,

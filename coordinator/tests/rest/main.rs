@@ -9,7 +9,9 @@
 )]
 
 mod desk;
+mod endpoints;
 mod opening;
 mod shapes;
+mod slots;
 mod stream;
 mod workers;

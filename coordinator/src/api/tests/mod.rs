@@ -20,9 +20,9 @@ use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 use super::{ApiSettings, App, Health, Metrics, Rooms, router};
-use crate::circuits::{Closer, Opener};
+use crate::circuits::{Closer, Endpoints, Opener};
 use crate::publish::{Acknowledgements, Bus, Item, Outbox, Streams};
-use crate::registry::Registry;
+use crate::registry::{Marks, Registry};
 use crate::store::{SqliteStore, Store};
 
 const SECRET: &str = "some_api_secret";
@@ -73,10 +73,18 @@ impl Bench {
             Arc::clone(&acknowledgements),
             patience,
         );
+        let endpoints = Endpoints::new(
+            Arc::clone(&store),
+            bus.clone(),
+            Arc::clone(&acknowledgements),
+            patience,
+        );
         let drain = Drain::new();
         let rooms = Rooms {
             registry: Registry::new(Arc::clone(&store), None),
             opener: Arc::new(opener),
+            endpoints: Arc::new(endpoints),
+            marks: Marks::new(None, Duration::from_secs(3_600)),
             closer: Closer::new(Arc::clone(&store), bus),
             health: Arc::new(Health::new("sqlite")),
             metrics: Arc::new(Metrics::new().unwrap()),

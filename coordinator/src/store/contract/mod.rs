@@ -3,6 +3,7 @@
 //! Each case gets a [`Bench`]: an empty store, and a second instance on the same data as another
 //! coordinator would have it. What only one database can show is in `sqlite_files` and `takeover`.
 
+mod endpoints;
 mod log;
 mod openings;
 mod sharing;
@@ -224,4 +225,9 @@ on_every_store! {
     log::the_log_knows_how_far_it_reaches,
     log::events_are_published_once,
     log::acknowledgements_only_grow,
+    endpoints::many_open_in_their_order_and_only_once,
+    endpoints::nothing_is_kept_of_a_call_that_fails,
+    endpoints::health_checks_are_replaced,
+    endpoints::routes_come_change_and_go,
+    endpoints::endpoints_and_circuits_end_together,
 }

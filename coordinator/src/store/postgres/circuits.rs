@@ -1,12 +1,15 @@
 //! Circuits in PostgreSQL.
 
+use std::collections::BTreeMap;
+
 use deadpool_postgres::Transaction;
 use patchbay_common::circuit::Circuit;
 use patchbay_common::event::Change;
-use patchbay_common::id::{CircuitId, WorkerId};
+use patchbay_common::id::{CircuitId, SessionId, WorkerId};
 use patchbay_common::timestamp;
 use patchbay_common::worker::Worker;
 use serde_json::Value;
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{allocate, events, pool, rows, workers};
@@ -134,7 +137,7 @@ fn taken(error: tokio_postgres::Error, worker: WorkerId, wish: &SlotWish) -> Sto
 
 /// Keeps the counter that the incumbent reads, which never falls below zero; answers how many
 /// circuits the worker really holds.
-async fn occupy(tx: &Transaction<'_>, worker: WorkerId, change: i32) -> Result<i32> {
+pub(super) async fn occupy(tx: &Transaction<'_>, worker: WorkerId, change: i32) -> Result<i32> {
     const DOING: &str = "counting slots";
     let statement = tx
         .prepare_cached(
@@ -218,6 +221,91 @@ pub(super) async fn close(
     }))
 }
 
+/// What circuits are closed by.
+#[derive(Clone, Copy)]
+pub(super) enum Key {
+    Circuit,
+    Endpoint,
+}
+
+/// Closes circuits. Their workers are locked first, in the order of their ids, as in openings.
+pub(super) async fn close_all(
+    tx: &Transaction<'_>,
+    key: Key,
+    ids: &[Uuid],
+    request_id: Option<&str>,
+) -> Result<Vec<Closed>> {
+    let column = match key {
+        Key::Circuit => "id",
+        Key::Endpoint => "endpoint_id",
+    };
+    let sql = format!(
+        "SELECT id FROM workers WHERE id IN (SELECT worker FROM circuits WHERE {column} = ANY($1)) \
+         ORDER BY id FOR UPDATE"
+    );
+    let statement = tx.prepare_cached(&sql).await.doing(CLOSING)?;
+    tx.query(&statement, &[&ids]).await.doing(CLOSING)?;
+    let sql = format!(
+        "DELETE FROM circuits c WHERE c.{column} = ANY($1) RETURNING {}",
+        rows::CIRCUIT
+    );
+    let statement = tx.prepare_cached(&sql).await.doing(CLOSING)?;
+    let deleted = tx.query(&statement, &[&ids]).await.doing(CLOSING)?;
+    let mut by_worker: BTreeMap<WorkerId, Vec<Circuit>> = BTreeMap::new();
+    for row in &deleted {
+        let circuit = rows::circuit(row).doing(CLOSING)?.read_for_closing()?;
+        by_worker.entry(circuit.worker).or_default().push(circuit);
+    }
+    let mut closed = Vec::with_capacity(deleted.len());
+    for (id, gone) in by_worker {
+        let worker = workers::get(tx, id).await?;
+        let authority = worker.ok_or(StoreError::NoSuchWorker(id))?.authority;
+        let count = i32::try_from(gone.len()).unwrap_or(i32::MAX);
+        occupy(tx, id, -count).await?;
+        let changes = gone
+            .iter()
+            .map(|c| Change::Removed(vec![c.clone()]))
+            .collect();
+        let last = events::log_all(tx, id, &authority, changes, request_id).await?;
+        let first = last.saturating_sub(gone.len() as u64);
+        closed.extend(
+            gone.into_iter()
+                .zip(first + 1..)
+                .map(|(circuit, generation)| Closed {
+                    circuit,
+                    authority: authority.clone(),
+                    generation,
+                }),
+        );
+    }
+    Ok(closed)
+}
+
+/// A session's circuits, oldest first.
+pub(super) async fn of_session(tx: &Transaction<'_>, session: SessionId) -> Result<Vec<Circuit>> {
+    let wanted = "c.session_ids && $1 ORDER BY c.created_at, c.id";
+    select(tx, wanted, &[session.0]).await
+}
+
+/// The circuits that a condition on `$1`, a list of ids, selects.
+pub(super) async fn select(
+    tx: &Transaction<'_>,
+    wanted: &str,
+    ids: &[Uuid],
+) -> Result<Vec<Circuit>> {
+    let sql = format!("SELECT {} FROM circuits c WHERE {wanted}", rows::CIRCUIT);
+    let statement = tx.prepare_cached(&sql).await.doing(READING)?;
+    let rows = tx.query(&statement, &[&ids]).await.doing(READING)?;
+    Ok(read_all(&rows))
+}
+
+fn read_all(rows: &[Row]) -> Vec<Circuit> {
+    stored::read_all(rows.iter().map(|row| {
+        let place = || format!("circuits row {}", row.get::<_, Uuid>(0));
+        rows::circuit(row).map_err(|cause| stored::corrupt(place(), cause))
+    }))
+}
+
 /// The circuit of this id.
 pub(super) async fn get(tx: &Transaction<'_>, id: CircuitId) -> Result<Option<Circuit>> {
     row(tx, id).await?.map(CircuitRow::read).transpose()
@@ -247,12 +335,8 @@ pub(super) async fn of_worker(
     );
     let statement = tx.prepare_cached(&sql).await.doing(READING)?;
     let rows = tx.query(&statement, &[&id.0]).await.doing(READING)?;
-    let rows = rows.iter().map(|row| {
-        let place = || format!("circuits row {}", row.get::<_, Uuid>(0));
-        rows::circuit(row).map_err(|cause| stored::corrupt(place(), cause))
-    });
     Ok(Some(WorkerCircuits {
-        circuits: stored::read_all(rows),
+        circuits: read_all(&rows),
         generation: events::generation(tx, id).await?,
     }))
 }

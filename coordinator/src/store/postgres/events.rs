@@ -22,29 +22,46 @@ pub(super) async fn log(
     change: Change,
     request_id: Option<&str>,
 ) -> Result<u64> {
+    log_all(tx, worker, authority, vec![change], request_id).await
+}
+
+/// Logs several changes of one worker, each under a generation of its own; answers the last one.
+pub(super) async fn log_all(
+    tx: &Transaction<'_>,
+    worker: WorkerId,
+    authority: &str,
+    changes: Vec<Change>,
+    request_id: Option<&str>,
+) -> Result<u64> {
     const DOING: &str = "logging an event";
-    let (name, body) = stored::event_parts(authority, change)?;
+    let count = stored::limit_column(changes.len());
+    let (mut names, mut bodies) = (Vec::new(), Vec::new());
+    for change in changes {
+        let (name, body) = stored::event_parts(authority, change)?;
+        names.push(name);
+        bodies.push(body.to_string());
+    }
     let statement = tx
         .prepare_cached(
             "WITH next AS ( \
-               INSERT INTO patchbay_generations AS g (worker, generation) VALUES ($1, 1) \
-               ON CONFLICT (worker) DO UPDATE SET generation = g.generation + 1 \
-               RETURNING g.generation) \
-             INSERT INTO patchbay_events (worker, generation, name, body, request_id, created_at) \
-             SELECT $1, next.generation, $2, $3, $4, $5 FROM next RETURNING generation",
+               INSERT INTO patchbay_generations AS g (worker, generation) VALUES ($1, $2) \
+               ON CONFLICT (worker) DO UPDATE SET generation = g.generation + $2 \
+               RETURNING g.generation), \
+             logged AS ( \
+               INSERT INTO patchbay_events \
+                 (worker, generation, name, body, request_id, created_at) \
+               SELECT $1, next.generation - $2 + e.place, e.name, e.body, $5, $6 \
+               FROM next, unnest($3::text[], $4::text[]) WITH ORDINALITY \
+                 AS e (name, body, place)) \
+             SELECT generation FROM next",
         )
         .await
         .doing(DOING)?;
+    let now = timestamp::now();
     let row = tx
         .query_one(
             &statement,
-            &[
-                &worker.0,
-                &name,
-                &body.to_string(),
-                &request_id,
-                &timestamp::now(),
-            ],
+            &[&worker.0, &count, &names, &bodies, &request_id, &now],
         )
         .await
         .doing(DOING)?;

@@ -7,7 +7,9 @@
 //! `Store`.
 
 mod allocate;
+mod allot;
 mod circuits;
+mod endpoints;
 mod events;
 mod migrate;
 mod pool;
@@ -19,7 +21,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Object;
 use patchbay_common::circuit::Circuit;
-use patchbay_common::id::{CircuitId, TokenId, WorkerId};
+use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
 use patchbay_common::worker::{AppFilter, Registration, Worker};
 
 use pool::Pool;
@@ -27,8 +29,8 @@ pub use pool::PostgresConfig;
 
 use super::error::Doing as _;
 use super::{
-    Closed, LoggedEvent, NewCircuit, Opened, Result, Reuse, SessionToken, Store, WorkerCircuits,
-    fit,
+    Closed, HealthCheck, LoggedEvent, NewCircuit, NewEndpoint, Opened, Rerouting, Result, Reuse,
+    RouteChange, SessionToken, Store, WorkerCircuits, fit,
 };
 
 /// Runs `work` in a transaction that writes, again if others got in its way. A macro, because no
@@ -187,6 +189,64 @@ impl Store for PostgresStore {
     async fn worker_circuits(&self, id: WorkerId) -> Result<Option<WorkerCircuits>> {
         look!(self.pool, "listing circuits", |tx| circuits::of_worker(
             &tx, id
+        ))
+    }
+
+    async fn close_circuits(
+        &self,
+        ids: &[CircuitId],
+        request_id: Option<&str>,
+    ) -> Result<Vec<Closed>> {
+        let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
+        let key = circuits::Key::Circuit;
+        change!(self.pool, "closing circuits", |tx| circuits::close_all(
+            &tx, key, &ids, request_id
+        ))
+    }
+
+    async fn session_circuits(&self, session: SessionId) -> Result<Vec<Circuit>> {
+        look!(self.pool, "listing circuits", |tx| circuits::of_session(
+            &tx, session
+        ))
+    }
+
+    async fn open_endpoints(&self, endpoints: &[NewEndpoint]) -> Result<Vec<Option<Opened>>> {
+        fit::endpoints(endpoints)?;
+        change!(self.pool, "keeping endpoints", |tx| endpoints::open(
+            &tx, endpoints
+        ))
+    }
+
+    async fn endpoint_circuits(&self, ids: &[EndpointId]) -> Result<Vec<Circuit>> {
+        look!(self.pool, "listing circuits", |tx| endpoints::circuits_of(
+            &tx, ids
+        ))
+    }
+
+    async fn set_health_check(&self, id: EndpointId, check: Option<&HealthCheck>) -> Result<bool> {
+        fit::health_check(check)?;
+        change!(self.pool, "keeping a health check", |tx| {
+            endpoints::set_health_check(&tx, id, check)
+        })
+    }
+
+    async fn delete_endpoints(
+        &self,
+        ids: &[EndpointId],
+        request_id: Option<&str>,
+    ) -> Result<Vec<Closed>> {
+        change!(self.pool, "deleting endpoints", |tx| endpoints::delete(
+            &tx, ids, request_id
+        ))
+    }
+
+    async fn change_routes(
+        &self,
+        changes: &[(EndpointId, RouteChange)],
+        request_id: Option<&str>,
+    ) -> Result<Rerouting> {
+        change!(self.pool, "changing routes", |tx| endpoints::change_routes(
+            &tx, changes, request_id
         ))
     }
 

@@ -2,7 +2,7 @@
 
 use patchbay_common::circuit::{Circuit, Slot};
 use patchbay_common::event::Change;
-use patchbay_common::id::{CircuitId, WorkerId};
+use patchbay_common::id::{CircuitId, SessionId, WorkerId};
 use patchbay_common::timestamp;
 use patchbay_common::worker::Worker;
 use rusqlite::{OptionalExtension, Transaction, params};
@@ -187,6 +187,43 @@ pub(super) fn close(
     }))
 }
 
+/// Closes circuits; the order of those that exist is kept.
+pub(super) fn close_all(
+    tx: &Transaction<'_>,
+    ids: &[CircuitId],
+    request_id: Option<&str>,
+) -> Result<Vec<Closed>> {
+    let closed = ids.iter().map(|id| close(tx, *id, request_id).transpose());
+    closed.flatten().collect()
+}
+
+/// A session's circuits, oldest first.
+pub(super) fn of_session(tx: &Transaction<'_>, session: SessionId) -> Result<Vec<Circuit>> {
+    let wanted = "c.id IN (SELECT circuit FROM circuit_sessions WHERE session = ?1)";
+    select(tx, wanted, &session.to_string())
+}
+
+/// The circuits that a condition on `?1` selects, oldest first.
+pub(super) fn select(tx: &Transaction<'_>, wanted: &str, value: &str) -> Result<Vec<Circuit>> {
+    let sql = format!(
+        "SELECT {} FROM circuits c WHERE {wanted} ORDER BY c.created_at, c.id",
+        rows::CIRCUIT
+    );
+    let rows: Vec<Result<CircuitRow>> = tx
+        .prepare_cached(&sql)
+        .and_then(|mut statement| {
+            statement
+                .query_map([value], |row| {
+                    let name: String = row.get(0)?;
+                    let place = || format!("circuits row {name}");
+                    Ok(rows::circuit(row).map_err(|cause| stored::corrupt(place(), cause)))
+                })?
+                .collect()
+        })
+        .doing(READING)?;
+    Ok(stored::read_all(rows))
+}
+
 /// The circuit of this id.
 pub(super) fn get(tx: &Transaction<'_>, id: CircuitId) -> Result<Option<Circuit>> {
     row(tx, id)?.map(CircuitRow::read).transpose()
@@ -210,24 +247,8 @@ pub(super) fn of_worker(tx: &Transaction<'_>, id: WorkerId) -> Result<Option<Wor
     if workers::get(tx, id)?.is_none() {
         return Ok(None);
     }
-    let sql = format!(
-        "SELECT {} FROM circuits c WHERE c.worker = ?1 ORDER BY c.created_at, c.id",
-        rows::CIRCUIT
-    );
-    let rows: Vec<Result<CircuitRow>> = tx
-        .prepare_cached(&sql)
-        .and_then(|mut statement| {
-            statement
-                .query_map([id.to_string()], |row| {
-                    let name: String = row.get(0)?;
-                    let place = || format!("circuits row {name}");
-                    Ok(rows::circuit(row).map_err(|cause| stored::corrupt(place(), cause)))
-                })?
-                .collect()
-        })
-        .doing(READING)?;
     Ok(Some(WorkerCircuits {
-        circuits: stored::read_all(rows),
+        circuits: select(tx, "c.worker = ?1", &id.to_string())?,
         generation: events::generation(tx, id)?,
     }))
 }

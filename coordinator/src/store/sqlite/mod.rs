@@ -7,6 +7,7 @@
 
 mod allocate;
 mod circuits;
+mod endpoints;
 mod events;
 mod migrate;
 mod rows;
@@ -20,15 +21,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use patchbay_common::circuit::Circuit;
-use patchbay_common::id::{CircuitId, TokenId, WorkerId};
+use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
 use patchbay_common::worker::{AppFilter, Registration, Worker};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::Mutex;
 
 use super::error::Doing;
 use super::{
-    Closed, LoggedEvent, NewCircuit, Opened, Result, Reuse, SessionToken, Store, StoreError,
-    WorkerCircuits, fit,
+    Closed, HealthCheck, LoggedEvent, NewCircuit, NewEndpoint, Opened, Rerouting, Result, Reuse,
+    RouteChange, SessionToken, Store, StoreError, WorkerCircuits, fit,
 };
 
 /// How long a statement waits for another process to let go of the file.
@@ -284,6 +285,75 @@ impl Store for SqliteStore {
     async fn worker_circuits(&self, id: WorkerId) -> Result<Option<WorkerCircuits>> {
         self.look("listing circuits", move |tx| circuits::of_worker(tx, id))
             .await
+    }
+
+    async fn close_circuits(
+        &self,
+        ids: &[CircuitId],
+        request_id: Option<&str>,
+    ) -> Result<Vec<Closed>> {
+        let (ids, request_id) = (ids.to_vec(), request_id.map(str::to_owned));
+        self.change("closing circuits", move |tx| {
+            circuits::close_all(tx, &ids, request_id.as_deref())
+        })
+        .await
+    }
+
+    async fn session_circuits(&self, session: SessionId) -> Result<Vec<Circuit>> {
+        self.look("listing circuits", move |tx| {
+            circuits::of_session(tx, session)
+        })
+        .await
+    }
+
+    async fn open_endpoints(&self, endpoints: &[NewEndpoint]) -> Result<Vec<Option<Opened>>> {
+        fit::endpoints(endpoints)?;
+        let endpoints = endpoints.to_vec();
+        self.change("keeping endpoints", move |tx| {
+            endpoints::open(tx, &endpoints)
+        })
+        .await
+    }
+
+    async fn endpoint_circuits(&self, ids: &[EndpointId]) -> Result<Vec<Circuit>> {
+        let ids = ids.to_vec();
+        self.look("listing circuits", move |tx| {
+            endpoints::circuits_of(tx, &ids)
+        })
+        .await
+    }
+
+    async fn set_health_check(&self, id: EndpointId, check: Option<&HealthCheck>) -> Result<bool> {
+        fit::health_check(check)?;
+        let check = check.cloned();
+        self.change("keeping a health check", move |tx| {
+            endpoints::set_health_check(tx, id, check.as_ref())
+        })
+        .await
+    }
+
+    async fn delete_endpoints(
+        &self,
+        ids: &[EndpointId],
+        request_id: Option<&str>,
+    ) -> Result<Vec<Closed>> {
+        let (ids, request_id) = (ids.to_vec(), request_id.map(str::to_owned));
+        self.change("deleting endpoints", move |tx| {
+            endpoints::delete(tx, &ids, request_id.as_deref())
+        })
+        .await
+    }
+
+    async fn change_routes(
+        &self,
+        changes: &[(EndpointId, RouteChange)],
+        request_id: Option<&str>,
+    ) -> Result<Rerouting> {
+        let (changes, request_id) = (changes.to_vec(), request_id.map(str::to_owned));
+        self.change("changing routes", move |tx| {
+            endpoints::change_routes(tx, &changes, request_id.as_deref())
+        })
+        .await
     }
 
     async fn generation(&self, worker: WorkerId) -> Result<u64> {

@@ -1,0 +1,176 @@
+//! Endpoints in SQLite. Statements run in this process, so one a row costs no round trip.
+
+use std::collections::{HashMap, HashSet};
+
+use patchbay_common::circuit::Circuit;
+use patchbay_common::event::Change;
+use patchbay_common::id::{CircuitId, EndpointId};
+use patchbay_common::subdomain;
+use patchbay_common::timestamp;
+use rusqlite::{Transaction, params};
+use serde_json::json;
+
+use super::rows::micros;
+use super::{circuits, events, workers};
+use crate::store::error::Doing;
+use crate::store::{
+    Closed, HealthCheck, NewCircuit, NewEndpoint, Opened, Rerouted, Rerouting, Result, RouteChange,
+    SlotWish, StoreError, endpoint, stored,
+};
+
+const KEEPING: &str = "keeping endpoints";
+
+/// Keeps endpoints and opens the circuits that are missing.
+pub(super) fn open(tx: &Transaction<'_>, endpoints: &[NewEndpoint]) -> Result<Vec<Option<Opened>>> {
+    let ids: Vec<EndpointId> = endpoints.iter().map(|endpoint| endpoint.id).collect();
+    let mut held: HashMap<EndpointId, Circuit> = HashMap::new();
+    for circuit in circuits_of(tx, &ids)? {
+        if let Some(endpoint) = circuit.endpoint_id {
+            held.entry(endpoint).or_insert(circuit);
+        }
+    }
+    endpoints
+        .iter()
+        .map(|endpoint| {
+            keep(tx, endpoint)?;
+            match (held.remove(&endpoint.id), &endpoint.circuit) {
+                (Some(circuit), _) => found(tx, circuit).map(Some),
+                (None, Some(new)) => open_one(tx, new).map(Some),
+                (None, None) => Ok(None),
+            }
+        })
+        .collect()
+}
+
+fn keep(tx: &Transaction<'_>, endpoint: &NewEndpoint) -> Result<()> {
+    let check = endpoint.health_check.as_ref();
+    tx.prepare_cached(
+        "INSERT INTO endpoints (id, health_check_enabled, health_check_config, created_at, \
+         updated_at) VALUES (?1, ?2, ?3, ?4, ?4) ON CONFLICT (id) DO UPDATE SET \
+         health_check_enabled = excluded.health_check_enabled, \
+         health_check_config = excluded.health_check_config, updated_at = excluded.updated_at",
+    )
+    .and_then(|mut statement| {
+        statement.execute(params![
+            endpoint.id.to_string(),
+            check.is_some(),
+            stored::health_check(check).map_err(unwritable)?.to_string(),
+            micros(timestamp::now()),
+        ])
+    })
+    .map(drop)
+    .doing(KEEPING)
+}
+
+fn unwritable(error: StoreError) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(error))
+}
+
+fn found(tx: &Transaction<'_>, circuit: Circuit) -> Result<Opened> {
+    let id = circuit.worker;
+    let worker = workers::get(tx, id)?.ok_or(StoreError::NoSuchWorker(id))?;
+    let generation = events::generation(tx, id)?;
+    Ok(Opened {
+        circuit,
+        worker,
+        generation,
+        reused: true,
+    })
+}
+
+/// Opens a circuit; a taken subdomain gives way to one made from it.
+fn open_one(tx: &Transaction<'_>, new: &NewCircuit) -> Result<Opened> {
+    match circuits::open(tx, new) {
+        Err(StoreError::SubdomainTaken { subdomain }) => open_one(
+            tx,
+            &NewCircuit {
+                slot: SlotWish::Subdomain(subdomain::alternative(&subdomain)),
+                ..new.clone()
+            },
+        ),
+        outcome => outcome,
+    }
+}
+
+/// The circuits of these endpoints, oldest first.
+pub(super) fn circuits_of(tx: &Transaction<'_>, ids: &[EndpointId]) -> Result<Vec<Circuit>> {
+    let wanted = "c.endpoint_id IN (SELECT value FROM json_each(?1))";
+    circuits::select(tx, wanted, &json!(ids).to_string())
+}
+
+/// How an endpoint's routes are to be probed.
+pub(super) fn set_health_check(
+    tx: &Transaction<'_>,
+    id: EndpointId,
+    check: Option<&HealthCheck>,
+) -> Result<bool> {
+    let config = stored::health_check(check)?.to_string();
+    tx.execute(
+        "UPDATE endpoints SET health_check_enabled = ?2, health_check_config = ?3, \
+         updated_at = ?4 WHERE id = ?1",
+        params![
+            id.to_string(),
+            check.is_some(),
+            config,
+            micros(timestamp::now())
+        ],
+    )
+    .map(|rows| rows > 0)
+    .doing("keeping a health check")
+}
+
+/// Forgets endpoints and closes their circuits.
+pub(super) fn delete(
+    tx: &Transaction<'_>,
+    ids: &[EndpointId],
+    request_id: Option<&str>,
+) -> Result<Vec<Closed>> {
+    tx.execute(
+        "DELETE FROM endpoints WHERE id IN (SELECT value FROM json_each(?1))",
+        [json!(ids).to_string()],
+    )
+    .doing("deleting endpoints")?;
+    // Not by reading the circuits: one that cannot be read is closed all the same.
+    let found: HashSet<String> = tx
+        .prepare_cached(
+            "SELECT id FROM circuits WHERE endpoint_id IN (SELECT value FROM json_each(?1))",
+        )
+        .and_then(|mut statement| {
+            let rows = statement.query_map([json!(ids).to_string()], |row| row.get(0))?;
+            rows.collect()
+        })
+        .doing("deleting endpoints")?;
+    let circuits: Vec<CircuitId> = found.iter().filter_map(|id| id.parse().ok()).collect();
+    circuits::close_all(tx, &circuits, request_id)
+}
+
+/// Changes routes.
+pub(super) fn change_routes(
+    tx: &Transaction<'_>,
+    changes: &[(EndpointId, RouteChange)],
+    request_id: Option<&str>,
+) -> Result<Rerouting> {
+    const DOING: &str = "changing routes";
+    let ids: Vec<EndpointId> = changes.iter().map(|(id, _)| *id).collect();
+    let (outcomes, touched) = endpoint::apply(circuits_of(tx, &ids)?, changes, timestamp::now());
+    let mut circuits = Vec::with_capacity(touched.len());
+    for circuit in touched {
+        let routes = stored::route_info(&circuit)?.to_string();
+        tx.prepare_cached("UPDATE circuits SET route_info = ?2, updated_at = ?3 WHERE id = ?1")
+            .and_then(|mut statement| {
+                let updated_at = micros(circuit.updated_at);
+                statement.execute(params![circuit.id.to_string(), routes, updated_at])
+            })
+            .doing(DOING)?;
+        let id = circuit.worker;
+        let worker = workers::get(tx, id)?.ok_or(StoreError::NoSuchWorker(id))?;
+        let change = Change::RouteUpdated(Box::new(circuit.clone()), circuit.route_info.clone());
+        let generation = events::log(tx, id, &worker.authority, change, request_id)?;
+        circuits.push(Rerouted {
+            circuit,
+            authority: worker.authority,
+            generation,
+        });
+    }
+    Ok(Rerouting { outcomes, circuits })
+}
