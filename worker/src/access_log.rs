@@ -11,13 +11,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chrono::{SecondsFormat, Utc};
+use chrono::Utc;
 use patchbay_common::cli::LogFormat;
 
 /// Most bytes that wait to be written.
 const MAX_WAITING: usize = 8 << 20;
 /// Bytes that wake the writer before its time.
-const WAKE_AT: usize = 64 << 10;
+const WAKE_AT: usize = 512 << 10;
 /// Longest time a line waits.
 const PERIOD: Duration = Duration::from_millis(100);
 
@@ -80,7 +80,37 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Waiting {
     bytes: Vec<u8>,
+    clock: Clock,
     closing: bool,
+}
+
+/// The time of day as lines show it; all but its milliseconds is kept for a second.
+#[derive(Debug, Default)]
+struct Clock {
+    second: i64,
+    text: String,
+}
+
+impl Clock {
+    /// `2026-08-23T01:02:03` and the milliseconds.
+    fn read(&mut self) -> (&str, u32) {
+        let now = Utc::now();
+        if now.timestamp() != self.second || self.text.is_empty() {
+            self.second = now.timestamp();
+            self.text = now.format("%Y-%m-%dT%H:%M:%S").to_string();
+        }
+        (&self.text, now.timestamp_subsec_millis())
+    }
+}
+
+/// Text written to the end of a buffer.
+struct End<'a>(&'a mut Vec<u8>);
+
+impl std::fmt::Write for End<'_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
 }
 
 impl AccessLog {
@@ -114,19 +144,19 @@ impl AccessLog {
         if !self.is_enabled() {
             return;
         }
-        let mut text = String::with_capacity(512);
-        // Writing to a String cannot fail.
-        let _ = match self.format {
-            LogFormat::Text => line.text(&mut text),
-            LogFormat::Json => line.json(&mut text),
-        };
-        let mut waiting = self.shared.lock();
-        if waiting.bytes.len() + text.len() > MAX_WAITING {
+        let mut guard = self.shared.lock();
+        let waiting = &mut *guard;
+        let before = waiting.bytes.len();
+        if before > MAX_WAITING {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let before = waiting.bytes.len();
-        waiting.bytes.extend_from_slice(text.as_bytes());
+        let mut out = End(&mut waiting.bytes);
+        // Writing to memory cannot fail.
+        let _ = match self.format {
+            LogFormat::Text => line.text(&mut out, waiting.clock.read()),
+            LogFormat::Json => line.json(&mut out, waiting.clock.read()),
+        };
         if before < WAKE_AT && waiting.bytes.len() >= WAKE_AT {
             self.shared.wake.notify_one();
         }
@@ -180,11 +210,10 @@ impl Shared {
 }
 
 impl Line<'_> {
-    fn text(&self, out: &mut String) -> std::fmt::Result {
-        let now = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
+    fn text(&self, out: &mut End<'_>, (time, millis): (&str, u32)) -> std::fmt::Result {
         write!(
             out,
-            "{now} ACCESS {} request_id={}",
+            "{time}.{millis:03}Z ACCESS {} request_id={}",
             self.kind, self.request_id
         )?;
         self.each(&mut |name, value| match value {
@@ -192,15 +221,13 @@ impl Line<'_> {
             Value::Text(text) => write!(out, " {name}={text:?}"),
             Value::Shown(shown) => write!(out, " {name}={shown}"),
         })?;
-        out.push('\n');
-        Ok(())
+        out.write_char('\n')
     }
 
-    fn json(&self, out: &mut String) -> std::fmt::Result {
-        let now = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
+    fn json(&self, out: &mut End<'_>, (time, millis): (&str, u32)) -> std::fmt::Result {
         write!(
             out,
-            "{{\"time\":\"{now}\",\"level\":\"ACCESS\",\"kind\":\"{}\",\"request_id\":\"{}\"",
+            "{{\"time\":\"{time}.{millis:03}Z\",\"level\":\"ACCESS\",\"kind\":\"{}\",\"request_id\":\"{}\"",
             self.kind, self.request_id
         )?;
         self.each(&mut |name, value| match value {
@@ -211,8 +238,7 @@ impl Line<'_> {
             Value::Shown(shown) if name == "client" => write!(out, ",\"{name}\":\"{shown}\""),
             Value::Shown(shown) => write!(out, ",\"{name}\":{shown}"),
         })?;
-        out.push_str("}\n");
-        Ok(())
+        out.write_str("}\n")
     }
 
     /// Every field that has a value, in the order lines show them.
@@ -289,8 +315,14 @@ mod tests {
 
     #[test]
     fn one_line_whatever_the_path() {
-        let mut text = String::new();
-        line().text(&mut text).unwrap();
+        let mut bytes = Vec::new();
+        let at = ("2026-08-23T01:02:03", 4);
+        line().text(&mut End(&mut bytes), at).unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(
+            text.starts_with("2026-08-23T01:02:03.004Z ACCESS http "),
+            "{text}"
+        );
         assert_eq!(text.matches('\n').count(), 1);
         assert!(text.contains("request_id=r-1"), "{text}");
         assert!(text.contains("path=\"/a\\nb\""), "{text}");
@@ -299,9 +331,11 @@ mod tests {
 
     #[test]
     fn json_parses() {
-        let mut text = String::new();
-        line().json(&mut text).unwrap();
-        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let mut bytes = Vec::new();
+        let at = Clock::default();
+        line().json(&mut End(&mut bytes), { at }.read()).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        assert!(json["time"].as_str().unwrap().ends_with('Z'));
         assert_eq!(json["path"], "/a\nb");
         assert_eq!(json["status"], 200);
         assert_eq!(json["client"], "1.2.3.4:5");
