@@ -98,6 +98,36 @@ async fn an_upload_reaches_the_app_while_it_is_sent() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_answer_of_known_length_is_not_held_back() -> Result<()> {
+    let rig = Rig::start(Parts::embedded()).await?;
+    let (let_go, mut may_go) = tokio::sync::mpsc::channel::<&'static str>(1);
+    let app = OneShotApp::start(|mut app: Connection| async move {
+        app.read_head().await?;
+        app.write_head(&["HTTP/1.1 200 OK", "Content-Length: 12"])
+            .await?;
+        while let Some(piece) = may_go.recv().await {
+            app.write(piece).await?;
+        }
+        Ok(())
+    })
+    .await?;
+    let door = rig.open_order(&Order::http("by-hand", app.address)).await?;
+    let mut client = Connection::open(door.address()?).await?;
+    let host = format!("Host: {}", door.host());
+    let cookie = format!("Cookie: {}", door.cookie());
+    client
+        .write_head(&["GET /slow HTTP/1.1", &host, &cookie])
+        .await?;
+    assert_eq!(client.read_head().await?.status(), "200");
+    for piece in ["one.", "two.", "end."] {
+        let_go.send(piece).await?;
+        assert_eq!(client.read_exactly(4).await?, piece.as_bytes());
+    }
+    drop(let_go);
+    app.outcome().await
+}
+
+#[tokio::test]
 async fn an_answer_may_begin_before_the_upload_ends() -> Result<()> {
     let rig = Rig::start(Parts::embedded()).await?;
     let app = OneShotApp::start(|mut app: Connection| async move {

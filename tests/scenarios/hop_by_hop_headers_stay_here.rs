@@ -136,6 +136,7 @@ async fn the_app_learns_who_called_and_how() -> Result<()> {
     );
     ensure!(seen.header("forwarded").contains("proto=http"), "{seen:?}");
     assert_eq!(seen.header("x-rstudio-proto"), "http");
+    // Decoded, as RStudio gets it from the incumbent (contract/data-plane.md §6).
     assert_eq!(
         seen.header("x-rstudio-request"),
         format!("http://{}/a b/c", door.host())

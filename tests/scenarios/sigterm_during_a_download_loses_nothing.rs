@@ -120,6 +120,7 @@ async fn a_stopping_worker_lets_websockets_end() -> Result<()> {
     assert_eq!(echoed.to_text()?, "still here?");
     socket.close(None).await?;
     while let Some(Ok(_)) = socket.next().await {}
+    drop(socket);
     let status = rig.worker.program.exited(AT_ONCE).await?;
     assert_eq!(status.code(), Some(0));
     Ok(())

@@ -97,6 +97,6 @@ pub fn configuration(port: u16, store: &Store, redis: &str, more: &str) -> Strin
         "{secrets}{store}{redis}[proxy_coordinator]\n\
          bind_addr = {{ host = \"127.0.0.1\", port = {port} }}\n\
          allow_unauthorized_configure_request = true\n\n\
-         [logging]\nlevel = \"DEBUG\"\n\n{more}\n"
+         [logging]\nlevel = \"INFO\"\n\n{more}\n"
     )
 }

@@ -75,7 +75,7 @@ impl Plan {
              authority = \"{name}\"\nprotocol = \"http\"\n\
              accepted_traffics = [\"interactive\", \"inference\"]\nheartbeat_period = 1.0\n\
              api_bind_addr = {{ host = \"127.0.0.1\", port = {api} }}\n{frontend}\n{settings}\n\n\
-             [logging]\nlevel = \"DEBUG\"\n\n{more}\n"
+             [logging]\nlevel = \"INFO\"\n\n{more}\n"
         )
     }
 }

@@ -90,76 +90,90 @@ pub struct Problem {
     pub msg: String,
 }
 
+/// Status, last part of the type URI, title, error code.
+type Kind = (u16, &'static str, &'static str, &'static str);
+
+const BAD_REQUEST: Kind = (
+    400,
+    "generic-bad-request",
+    "Bad request.",
+    "agent_request_bad-request",
+);
+const CLIENT_ADDRESS: Kind = (
+    403,
+    "client-ip-not-allowed",
+    "Client address not allowed.",
+    "appproxy_access_forbidden",
+);
+const CREDENTIALS: Kind = (
+    401,
+    "invalid-credentials",
+    "Authentication credentials not valid.",
+    "agent_auth_unauthorized",
+);
+const NOT_FOUND: Kind = (
+    404,
+    "url-not-found",
+    "Unknown URL path.",
+    "agent_request_not-found",
+);
+const UPSTREAM_REFUSED: Kind = (
+    502,
+    "appproxy/container-connection-refused",
+    "Cannot connect to Backend.AI kernel.",
+    "kernel_access_unreachable",
+);
+const UPSTREAM_BROKE: Kind = (
+    502,
+    "appproxy/container-connection-broken",
+    "Backend.AI kernel broke off.",
+    "kernel_access_unreachable",
+);
+const UPSTREAM_TIMEOUT: Kind = (
+    504,
+    "appproxy/container-timeout",
+    "Backend.AI kernel did not answer in time.",
+    "kernel_access_unreachable",
+);
+const NO_UPSTREAM: Kind = (
+    503,
+    "appproxy/worker-not-available",
+    "Worker not available.",
+    "agent_access_not-found",
+);
+const UNAVAILABLE: Kind = (
+    503,
+    "service-unavailable",
+    "Service unavailable.",
+    "agent_generic_unavailable",
+);
+const INTERNAL: Kind = (
+    500,
+    "internal-server-error",
+    "Internal server error.",
+    "agent_generic_internal-error",
+);
+
 impl From<&Refusal> for Problem {
     fn from(refusal: &Refusal) -> Self {
         use Refusal as R;
         let (status, kind, title, error_code) = match refusal {
-            R::BadRequest(_) | R::UnknownPort(_) | R::UnknownSubdomain(_) => (
-                400,
-                "generic-bad-request",
-                "Bad request.",
-                "agent_request_bad-request",
-            ),
-            R::ClientAddress => (
-                403,
-                "client-ip-not-allowed",
-                "Client address not allowed.",
-                "appproxy_access_forbidden",
-            ),
+            R::BadRequest(_) | R::UnknownPort(_) | R::UnknownSubdomain(_) => BAD_REQUEST,
+            R::ClientAddress => CLIENT_ADDRESS,
             R::PermitMissing
             | R::PermitInvalid
             | R::BearerMissing
             | R::BearerScheme(_)
             | R::BearerInvalid(_)
             | R::BearerMismatch
-            | R::Ticket => (
-                401,
-                "invalid-credentials",
-                "Authentication credentials not valid.",
-                "agent_auth_unauthorized",
-            ),
-            R::NotFound => (
-                404,
-                "url-not-found",
-                "Unknown URL path.",
-                "agent_request_not-found",
-            ),
-            R::UpstreamConnect => (
-                502,
-                "appproxy/container-connection-refused",
-                "Cannot connect to Backend.AI kernel.",
-                "kernel_access_unreachable",
-            ),
-            R::UpstreamBroke => (
-                502,
-                "appproxy/container-connection-broken",
-                "Backend.AI kernel broke off.",
-                "kernel_access_unreachable",
-            ),
-            R::UpstreamConnectTimeout | R::UpstreamTimeout => (
-                504,
-                "appproxy/container-timeout",
-                "Backend.AI kernel did not answer in time.",
-                "kernel_access_unreachable",
-            ),
-            R::NoUpstream => (
-                503,
-                "appproxy/worker-not-available",
-                "Worker not available.",
-                "agent_access_not-found",
-            ),
-            R::CircuitClosed | R::Busy => (
-                503,
-                "service-unavailable",
-                "Service unavailable.",
-                "agent_generic_unavailable",
-            ),
-            R::Internal => (
-                500,
-                "internal-server-error",
-                "Internal server error.",
-                "agent_generic_internal-error",
-            ),
+            | R::Ticket => CREDENTIALS,
+            R::NotFound => NOT_FOUND,
+            R::UpstreamConnect => UPSTREAM_REFUSED,
+            R::UpstreamBroke => UPSTREAM_BROKE,
+            R::UpstreamConnectTimeout | R::UpstreamTimeout => UPSTREAM_TIMEOUT,
+            R::NoUpstream => NO_UPSTREAM,
+            R::CircuitClosed | R::Busy => UNAVAILABLE,
+            R::Internal => INTERNAL,
         };
         Self {
             status,

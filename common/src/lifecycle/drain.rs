@@ -2,21 +2,29 @@
 
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-/// Counts what is in flight and tells everyone when to stop. Cheap to clone.
+/// Counts what is in flight and tells everyone when to stop. Cheap to clone, and to enter: every
+/// request does.
 #[derive(Clone, Debug)]
 pub struct Drain {
     stopping: Arc<watch::Sender<bool>>,
-    in_flight: Arc<watch::Sender<usize>>,
+    in_flight: Arc<Count>,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    now: AtomicUsize,
+    none_left: Notify,
 }
 
 /// One piece of work in flight; it has ended when this is dropped.
 #[derive(Debug)]
-pub struct InFlight(Arc<watch::Sender<usize>>);
+pub struct InFlight(Arc<Count>);
 
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,19 +48,19 @@ impl Drain {
     pub fn new() -> Self {
         Self {
             stopping: Arc::new(watch::channel(false).0),
-            in_flight: Arc::new(watch::channel(0).0),
+            in_flight: Arc::default(),
         }
     }
 
     /// Counts one piece of work until the guard is dropped.
     pub fn enter(&self) -> InFlight {
-        self.in_flight.send_modify(|count| *count += 1);
+        self.in_flight.now.fetch_add(1, Ordering::Relaxed);
         InFlight(Arc::clone(&self.in_flight))
     }
 
     /// How much work is in flight.
     pub fn in_flight(&self) -> usize {
-        *self.in_flight.borrow()
+        self.in_flight.now.load(Ordering::Acquire)
     }
 
     /// Turns true when the process should take no new work.
@@ -98,11 +106,24 @@ impl Drain {
     }
 
     async fn finish(&self, grace: Duration, forced: impl Future<Output = ()>) -> Outcome {
-        let mut in_flight = self.in_flight.subscribe();
         tokio::select! {
-            _ = in_flight.wait_for(|count| *count == 0) => Outcome::Finished,
+            () = self.none_left() => Outcome::Finished,
             () = tokio::time::sleep(grace) => Outcome::GraceOver(self.in_flight()),
             () = forced => Outcome::Forced(self.in_flight()),
+        }
+    }
+}
+
+impl Drain {
+    async fn none_left(&self) {
+        loop {
+            // Registered before the count is read, so that its end cannot be missed.
+            let mut ended = std::pin::pin!(self.in_flight.none_left.notified());
+            ended.as_mut().enable();
+            if self.in_flight() == 0 {
+                return;
+            }
+            ended.await;
         }
     }
 }
@@ -116,7 +137,9 @@ async fn next(terminate: &mut Signal, interrupt: &mut Signal) {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
+        if self.0.now.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.none_left.notify_waiters();
+        }
     }
 }
 

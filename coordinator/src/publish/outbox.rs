@@ -16,9 +16,9 @@ const NOTES: usize = 4096;
 /// How often notes are written down.
 const WRITE_EVERY: Duration = Duration::from_millis(200);
 /// How often the log is searched for what did not get through.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
+const SWEEP_EVERY: Duration = Duration::from_millis(500);
 /// An event younger than this is still on its first way.
-const PATIENCE: TimeDelta = TimeDelta::seconds(1);
+const PATIENCE: TimeDelta = TimeDelta::milliseconds(500);
 /// Events repeated at once.
 const BATCH: usize = 256;
 /// How often old events are forgotten.

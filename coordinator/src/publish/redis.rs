@@ -31,7 +31,7 @@ const LAST_SEEN_KEPT: i64 = 172_800;
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// A silent connection is asked this often whether it lives.
 const PING_EVERY: Duration = Duration::from_secs(5);
 
@@ -130,7 +130,12 @@ impl Redis {
         let mut pause = FIRST_PAUSE;
         loop {
             match self.listen(store, acknowledgements).await {
-                Ok(()) => pause = FIRST_PAUSE,
+                Ok(()) => {
+                    pause = FIRST_PAUSE;
+                    // The listener learns at once that the server is gone; the sender, which says
+                    // nothing most of the time, would lose the next event to find out.
+                    self.broken.notify_one();
+                }
                 Err(error) => log::debug!("not listening to redis: {error}"),
             }
             tokio::time::sleep(pause).await;
@@ -244,6 +249,31 @@ impl Redis {
                 .await
         })
         .await
+    }
+
+    /// The marks of these circuits' last uses, as they were written (contract/events.md §8), in
+    /// the order of the circuits.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub async fn last_uses(
+        &self,
+        circuits: &[CircuitId],
+    ) -> Result<Vec<Option<String>>, PublishError> {
+        if circuits.is_empty() {
+            return Ok(Vec::new());
+        }
+        let marks: Vec<Option<Vec<u8>>> = self
+            .use_sender(async |connection| {
+                let mut ask = redis::cmd("MGET");
+                for circuit in circuits {
+                    ask.arg(format!("circuit.{circuit}.last_access"));
+                }
+                ask.query_async(connection).await
+            })
+            .await?;
+        let text = |mark: Vec<u8>| String::from_utf8_lossy(&mark).into_owned();
+        Ok(marks.into_iter().map(|mark| mark.map(text)).collect())
     }
 }
 

@@ -177,6 +177,20 @@ impl WorkerRow {
     }
 }
 
+/// Reads rows and leaves out those that cannot be read, with a line in the log for each: one
+/// broken worker must not keep the others from work.
+pub(super) fn readable_workers(rows: impl IntoIterator<Item = Result<WorkerRow>>) -> Vec<Worker> {
+    rows.into_iter()
+        .filter_map(|row| match row.and_then(WorkerRow::read) {
+            Ok(worker) => Some(worker),
+            Err(error) => {
+                log::error!("a worker is left out: {error}");
+                None
+            }
+        })
+        .collect()
+}
+
 /// A row of `patchbay_events`.
 pub(super) struct EventRow {
     pub(super) worker: Uuid,

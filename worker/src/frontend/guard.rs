@@ -17,9 +17,14 @@ use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, IO, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, UniqueIDType,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+/// Bytes of small writes gathered until they are flushed: a head and a short body leave in one
+/// packet. Pingora's own buffer cannot be set on streams it has not accepted itself.
+const WRITE_BUFFER: usize = 1_460;
 
 /// What the connection is at.
 mod phase {
@@ -80,7 +85,7 @@ impl Control {
 
 /// A connection under guard.
 pub struct Guarded<S> {
-    inner: S,
+    inner: BufWriter<S>,
     control: Control,
     patience: Duration,
     deadline: Instant,
@@ -88,11 +93,11 @@ pub struct Guarded<S> {
     closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
-impl<S> Guarded<S> {
+impl<S: AsyncWrite> Guarded<S> {
     /// Guards a fresh connection, which has `patience` to send its first head.
     pub fn new(inner: S, patience: Duration) -> Self {
         Self {
-            inner,
+            inner: BufWriter::with_capacity(WRITE_BUFFER, inner),
             control: Control {
                 phase: AtomicU8::new(phase::HEAD),
                 closed: Mutex::new(None),
@@ -103,7 +108,9 @@ impl<S> Guarded<S> {
             closing: None,
         }
     }
+}
 
+impl<S> Guarded<S> {
     /// What tells it what it is at.
     pub fn control(&self) -> &Control {
         &self.control
@@ -137,7 +144,7 @@ impl<S> Guarded<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -147,6 +154,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        if polled.is_pending() && !self.inner.buffer().is_empty() {
+            // Whoever waits for the client has nothing more to write at the moment. Pingora does
+            // not flush an answer of known length before its end, and the piece that is here must
+            // not wait for one that may be minutes away. A failure shows at the next write.
+            let _ = Pin::new(&mut self.inner).poll_flush(cx);
+        }
         match (&polled, self.control.phase()) {
             (Poll::Ready(_), phase::IDLE) => {
                 self.deadline = Instant::now() + self.patience;
@@ -195,68 +208,73 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 }
 
-impl<S: fmt::Debug> fmt::Debug for Guarded<S> {
+impl<S: AsyncWrite + fmt::Debug> fmt::Debug for Guarded<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Guarded").field(&self.inner).finish()
+        f.debug_tuple("Guarded")
+            .field(self.inner.get_ref())
+            .finish()
     }
 }
 
 #[async_trait]
 impl<S: IO> Shutdown for Guarded<S> {
     async fn shutdown(&mut self) {
-        self.inner.shutdown().await;
+        // What is gathered must not be lost with the connection; if it cannot leave, nobody is
+        // there to miss it.
+        let _ = self.inner.flush().await;
+        self.inner.get_mut().shutdown().await;
     }
 }
 
 impl<S: IO> UniqueID for Guarded<S> {
     fn id(&self) -> UniqueIDType {
-        self.inner.id()
+        self.inner.get_ref().id()
     }
 }
 
 impl<S: IO> Ssl for Guarded<S> {
     fn get_ssl(&self) -> Option<&TlsRef> {
-        self.inner.get_ssl()
+        self.inner.get_ref().get_ssl()
     }
 
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.inner.get_ssl_digest()
+        self.inner.get_ref().get_ssl_digest()
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.inner.selected_alpn_proto()
+        self.inner.get_ref().selected_alpn_proto()
     }
 }
 
 impl<S: IO> GetTimingDigest for Guarded<S> {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.inner.get_timing_digest()
+        self.inner.get_ref().get_timing_digest()
     }
 }
 
 impl<S: IO> GetProxyDigest for Guarded<S> {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.inner.get_proxy_digest()
+        self.inner.get_ref().get_proxy_digest()
     }
 }
 
 impl<S: IO> GetSocketDigest for Guarded<S> {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.inner.get_socket_digest()
+        self.inner.get_ref().get_socket_digest()
     }
 }
 
 #[async_trait]
 impl<S: IO> Peek for Guarded<S> {
     async fn try_peek(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
-        self.inner.try_peek(buffer).await
+        self.inner.get_mut().try_peek(buffer).await
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::io::{AsyncReadExt as _, duplex};
 
     const PATIENCE: Duration = Duration::from_secs(10);
 

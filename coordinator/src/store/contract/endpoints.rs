@@ -1,17 +1,41 @@
 //! Endpoints: opening many, their routes, and their end.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 
 use patchbay_common::circuit::{AppMode, Protocol};
 use patchbay_common::event::Change;
 use patchbay_common::id::{CircuitId, EndpointId, RouteId, SessionId, WorkerId};
 use patchbay_common::route::Route;
+use patchbay_common::worker::Registration;
 
-use super::{assert_slots_are_unique, at_domain, circuit, on_both_stores, registration};
+use super::{Bench, Place, circuit_on, port_worker, wildcard_worker};
 use crate::store::{
     HealthCheck, NewCircuit, NewEndpoint, Opened, Rerouted, RouteChange, RoutesRefused, SlotWish,
     Store, StoreError,
 };
+
+fn taking_models(registration: Registration) -> Registration {
+    Registration {
+        accepted_traffics: vec![AppMode::Interactive, AppMode::Inference],
+        ..registration
+    }
+}
+
+fn registration(authority: &str) -> Registration {
+    taking_models(port_worker(authority, (10_205, 10_209)))
+}
+
+fn at_domain(authority: &str) -> Registration {
+    taking_models(wildcard_worker(authority, ".app.local"))
+}
+
+/// Every circuit the store holds for a worker has a slot of its own.
+async fn assert_slots_are_unique(store: &dyn Store, worker: WorkerId) -> usize {
+    let held = store.worker_circuits(worker).await.unwrap().unwrap();
+    let slots: HashSet<_> = held.circuits.iter().map(|c| c.slot().unwrap()).collect();
+    assert_eq!(slots.len(), held.circuits.len());
+    slots.len()
+}
 
 fn endpoint(worker: WorkerId, slot: SlotWish) -> NewEndpoint {
     let id = EndpointId::random();
@@ -23,7 +47,7 @@ fn endpoint(worker: WorkerId, slot: SlotWish) -> NewEndpoint {
             endpoint_id: Some(id),
             routes: Vec::new(),
             session_ids: Vec::new(),
-            ..circuit(worker, slot)
+            ..circuit_on(worker, slot)
         }),
     }
 }
@@ -52,8 +76,9 @@ fn route(port: u16) -> Route {
     }
 }
 
-async fn many_open_in_their_order_and_only_once(store: &dyn Store) {
-    let wild = at_domain("wild", ".app.local");
+pub(super) async fn many_open_in_their_order_and_only_once(bench: Bench) {
+    let store = &*bench.store;
+    let wild = at_domain("wild");
     let wild = store.register_worker(&wild).await.unwrap().id;
     let ports = store.register_worker(&registration("ports")).await;
     let ports = ports.unwrap().id;
@@ -111,7 +136,8 @@ async fn many_open_in_their_order_and_only_once(store: &dyn Store) {
     );
 }
 
-async fn nothing_is_kept_of_a_call_that_fails(store: &dyn Store) {
+pub(super) async fn nothing_is_kept_of_a_call_that_fails(bench: Bench) {
+    let store = &*bench.store;
     let worker = store.register_worker(&registration("w")).await.unwrap().id;
     let wishes = [
         endpoint(worker, SlotWish::Port(10_205)),
@@ -137,7 +163,8 @@ async fn nothing_is_kept_of_a_call_that_fails(store: &dyn Store) {
     assert_eq!(store.open_endpoints(&[bare]).await.unwrap(), [None]);
 }
 
-async fn health_checks_are_replaced(store: &dyn Store) {
+pub(super) async fn health_checks_are_replaced(bench: Bench) {
+    let store = &*bench.store;
     let worker = store.register_worker(&registration("w")).await.unwrap().id;
     let mut wish = endpoint(worker, SlotWish::AnyPort);
     wish.health_check = Some(check());
@@ -192,7 +219,8 @@ async fn assert_kept_and_told(store: &dyn Store, rerouted: &Rerouted, request: &
     );
 }
 
-async fn routes_come_change_and_go(store: &dyn Store) {
+pub(super) async fn routes_come_change_and_go(bench: Bench) {
+    let store = &*bench.store;
     let worker = store.register_worker(&registration("w")).await.unwrap().id;
     let wishes = [(); 2].map(|()| endpoint(worker, SlotWish::AnyPort));
     store.open_endpoints(&wishes).await.unwrap();
@@ -250,7 +278,8 @@ async fn routes_come_change_and_go(store: &dyn Store) {
     assert_eq!(store.generation(worker).await.unwrap(), 5);
 }
 
-async fn endpoints_and_circuits_end_together(store: &dyn Store) {
+pub(super) async fn endpoints_and_circuits_end_together(bench: Bench) {
+    let store = &*bench.store;
     let worker = store.register_worker(&registration("w")).await.unwrap().id;
     let wishes = [(); 3].map(|()| endpoint(worker, SlotWish::AnyPort));
     let opened = store.open_endpoints(&wishes).await.unwrap();
@@ -274,7 +303,7 @@ async fn endpoints_and_circuits_end_together(store: &dyn Store) {
     let worker = store.worker(worker).await.unwrap().unwrap();
     assert_eq!(worker.occupied_slots, 0);
 
-    let person = circuit(worker.id, SlotWish::AnyPort);
+    let person = circuit_on(worker.id, SlotWish::AnyPort);
     let opened = store.open_circuit(&person).await.unwrap();
     let held = store.session_circuits(person.session_ids[0]).await.unwrap();
     assert_eq!(held, [opened.circuit]);
@@ -282,13 +311,9 @@ async fn endpoints_and_circuits_end_together(store: &dyn Store) {
 
 #[tokio::test]
 async fn openers_of_the_same_thousand_endpoints_at_once_share_them() {
-    let database = super::database().await;
-    let stores = [
-        Arc::new(super::connect(&database)),
-        Arc::new(super::connect(&database)),
-    ];
-    stores[0].migrate().await.unwrap();
-    let domain = at_domain("w", ".app.local");
+    let bench = Bench::in_postgres().await;
+    let stores = [&bench.store, &bench.other];
+    let domain = at_domain("w");
     let worker = stores[0].register_worker(&domain).await.unwrap().id;
     let mut wishes: Vec<_> = (0..1_000)
         .map(|_| endpoint(worker, SlotWish::Subdomain("llm".to_owned())))
@@ -309,10 +334,13 @@ async fn openers_of_the_same_thousand_endpoints_at_once_share_them() {
     let mut two = ids(two.unwrap());
     two.reverse();
     assert_eq!(ids(one.unwrap()), two);
-    assert_eq!(assert_slots_are_unique(&*stores[0], worker).await, 1_000);
+    assert_eq!(assert_slots_are_unique(&**stores[0], worker).await, 1_000);
     assert_eq!(stores[0].generation(worker).await.unwrap(), 1_000);
 
     // The one form that Python coordinators read back (contract/database.md §4).
+    let Place::Server(database) = &bench.place else {
+        unreachable!("it was made in PostgreSQL")
+    };
     let client = database.connect().await.unwrap();
     let sql = "SELECT jsonb_typeof(health_check_config) AS form, count(*) FROM endpoints \
                GROUP BY form ORDER BY form";
@@ -320,11 +348,3 @@ async fn openers_of_the_same_thousand_endpoints_at_once_share_them() {
     let forms: Vec<(String, i64)> = forms.iter().map(|row| (row.get(0), row.get(1))).collect();
     assert_eq!(forms, [("null".to_owned(), 999), ("string".to_owned(), 1)]);
 }
-
-on_both_stores!(
-    many_open_in_their_order_and_only_once,
-    nothing_is_kept_of_a_call_that_fails,
-    health_checks_are_replaced,
-    routes_come_change_and_go,
-    endpoints_and_circuits_end_together,
-);

@@ -1,54 +1,93 @@
-//! One suite of tests, run against both stores, and what only one of them can get wrong.
+//! What a store promises, asked of all of them: SQLite in memory and in a file, and PostgreSQL.
+//!
+//! Each case gets a [`Bench`]: an empty store, and a second instance on the same data as another
+//! coordinator would have it. What only one database can show is in `sqlite_files` and `takeover`.
 
-mod circuits;
 mod endpoints;
-mod events;
-mod postgres;
-mod sqlite;
+mod log;
+mod openings;
+mod sharing;
+mod sqlite_files;
+mod takeover;
 mod workers;
 
-use std::collections::HashSet;
+use std::sync::Arc;
 
 use patchbay_common::circuit::{AppMode, FrontendMode, Protocol};
-use patchbay_common::id::{CircuitId, SessionId, TokenId, UserId, WorkerId};
+use patchbay_common::config::Secret;
+use patchbay_common::id::{CircuitId, SessionId, WorkerId};
 use patchbay_common::route::Route;
-use patchbay_common::worker::{AppFilter, Registration};
+use patchbay_common::worker::{Registration, Worker};
 use patchbay_tests::postgres::Database;
 
 use super::{
-    NewCircuit, PostgresConfig, PostgresStore, Reuse, SessionToken, SlotWish, SqliteStore, Store,
+    NewCircuit, Opened, PostgresConfig, PostgresStore, Result, SlotWish, SqliteStore, Store,
 };
 
-/// Runs a test of the suite against both stores.
-macro_rules! on_both_stores {
-    ($($name:ident),+ $(,)?) => {
-        mod on_sqlite {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(&crate::store::contract::in_memory().await).await;
-            })+
-        }
-        mod on_postgres {
-            $(#[tokio::test]
-            async fn $name() {
-                let database = crate::store::contract::database().await;
-                let store = crate::store::contract::connect(&database);
-                crate::store::Store::migrate(&store).await.unwrap();
-                super::$name(&store).await;
-            })+
-        }
-    };
-}
-use on_both_stores;
-
-async fn in_memory() -> SqliteStore {
-    let store = SqliteStore::in_memory();
-    store.migrate().await.unwrap();
-    store
+/// An empty store to try.
+struct Bench {
+    store: Arc<dyn Store>,
+    /// Another instance on the same data, where the data can have two.
+    other: Arc<dyn Store>,
+    place: Place,
 }
 
-async fn database() -> Database {
-    Database::create().await.unwrap()
+enum Place {
+    Memory,
+    File(tempfile::TempDir),
+    Server(Database),
+}
+
+impl Bench {
+    async fn in_memory() -> Self {
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::in_memory());
+        store.migrate().await.unwrap();
+        Self {
+            other: Arc::clone(&store),
+            store,
+            place: Place::Memory,
+        }
+    }
+
+    async fn in_a_file() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("coordinator.db");
+        let store = SqliteStore::open(&path).unwrap();
+        store.migrate().await.unwrap();
+        Self {
+            store: Arc::new(store),
+            other: Arc::new(SqliteStore::open(&path).unwrap()),
+            place: Place::File(folder),
+        }
+    }
+
+    async fn in_postgres() -> Self {
+        let database = Database::create().await.unwrap();
+        let store = connect(&database);
+        store.migrate().await.unwrap();
+        Self {
+            store: Arc::new(store),
+            other: Arc::new(connect(&database)),
+            place: Place::Server(database),
+        }
+    }
+
+    /// Runs SQL behind the store's back; `false` where there is no way.
+    async fn behind_its_back(&self, sql: &str) -> bool {
+        match &self.place {
+            Place::Memory => return false,
+            Place::File(folder) => {
+                let path = folder.path().join("coordinator.db");
+                let connection = rusqlite::Connection::open(path).unwrap();
+                connection.execute_batch(sql).unwrap();
+            }
+            Place::Server(database) => {
+                let client = database.connect().await.unwrap();
+                client.batch_execute(sql).await.unwrap();
+            }
+        }
+        true
+    }
 }
 
 fn connect(database: &Database) -> PostgresStore {
@@ -58,13 +97,14 @@ fn connect(database: &Database) -> PostgresStore {
         port,
         name: name.to_owned(),
         user: "postgres".to_owned(),
-        password: patchbay_common::config::Secret::new("unused"),
+        password: Secret::new("any"),
         pool_size: 8,
     })
     .unwrap()
 }
 
-fn registration(authority: &str) -> Registration {
+/// A worker that gives out ports.
+fn port_worker(authority: &str, range: (u16, u16)) -> Registration {
     Registration {
         authority: authority.to_owned(),
         frontend_mode: FrontendMode::Port,
@@ -72,29 +112,30 @@ fn registration(authority: &str) -> Registration {
         hostname: "worker.example".to_owned(),
         tls_listen: false,
         tls_advertised: true,
-        api_port: 10_201,
-        accepted_traffics: vec![AppMode::Interactive, AppMode::Inference],
+        api_port: 10201,
+        accepted_traffics: vec![AppMode::Interactive],
         filtered_apps_only: false,
         app_filters: Vec::new(),
         traefik_last_used_marker_path: None,
-        port_range: Some((10_205, 10_209)),
+        port_range: Some(range),
         wildcard_domain: None,
         wildcard_traffic_port: None,
         node_id: None,
     }
 }
 
-fn at_domain(authority: &str, domain: &str) -> Registration {
+/// A worker that gives out subdomains.
+fn wildcard_worker(authority: &str, domain: &str) -> Registration {
     Registration {
         frontend_mode: FrontendMode::Wildcard,
         port_range: None,
         wildcard_domain: Some(domain.to_owned()),
-        wildcard_traffic_port: Some(10_250),
-        ..registration(authority)
+        wildcard_traffic_port: Some(10250),
+        ..port_worker(authority, (1, 1))
     }
 }
 
-fn circuit(worker: WorkerId, slot: SlotWish) -> NewCircuit {
+fn circuit_on(worker: WorkerId, slot: SlotWish) -> NewCircuit {
     let session = SessionId::random();
     NewCircuit {
         id: CircuitId::random(),
@@ -103,20 +144,20 @@ fn circuit(worker: WorkerId, slot: SlotWish) -> NewCircuit {
         app: Some("jupyter".to_owned()),
         protocol: Protocol::Http,
         app_mode: AppMode::Interactive,
-        envs: serde_json::from_str(r#"{"A": "1"}"#).unwrap(),
-        arguments: Some("--x".to_owned()),
+        envs: serde_json::Map::new(),
+        arguments: None,
         open_to_public: false,
         allowed_client_ips: None,
-        user_id: Some(UserId::random()),
+        user_id: None,
         endpoint_id: None,
         runtime_variant: None,
         routes: vec![Route {
             route_id: None,
             session_id: session,
             session_name: None,
-            kernel_host: Some("10.0.0.5".to_owned()),
-            kernel_port: 30_729,
-            protocol: Protocol::Vnc,
+            kernel_host: Some("10.10.0.5".to_owned()),
+            kernel_port: 30729,
+            protocol: Protocol::Http,
             traffic_ratio: 1.0,
         }],
         session_ids: vec![session],
@@ -125,50 +166,69 @@ fn circuit(worker: WorkerId, slot: SlotWish) -> NewCircuit {
     }
 }
 
-fn shared(mut new: NewCircuit) -> NewCircuit {
-    new.reuse = Some(Reuse {
-        session: new.session_ids[0],
-        app: new.app.clone(),
-        protocol: new.protocol,
-        open_to_public: new.open_to_public,
-        allowed_client_ips: new.allowed_client_ips.clone(),
-    });
-    new
+async fn open(store: &dyn Store, worker: &Worker, slot: SlotWish) -> Result<Opened> {
+    store.open_circuit(&circuit_on(worker.id, slot)).await
 }
 
-fn filter(key: &str, value: &str) -> AppFilter {
-    AppFilter {
-        key: key.to_owned(),
-        value: value.to_owned(),
-    }
+fn subdomain(name: &str) -> SlotWish {
+    SlotWish::Subdomain(name.to_owned())
 }
 
-/// Every circuit the store holds for a worker has a slot of its own.
-async fn assert_slots_are_unique(store: &dyn Store, worker: WorkerId) -> usize {
-    let held = store.worker_circuits(worker).await.unwrap().unwrap();
-    let slots: HashSet<_> = held.circuits.iter().map(|c| c.slot().unwrap()).collect();
-    assert_eq!(slots.len(), held.circuits.len());
-    slots.len()
-}
+macro_rules! on_every_store {
+    ($($room:ident :: $case:ident),+ $(,)?) => {
+        mod in_memory {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$room::$case(super::Bench::in_memory().await).await;
+            })+
+        }
 
-async fn tokens_are_kept(store: &dyn Store) {
-    let token = SessionToken {
-        id: TokenId::random(),
-        login_session_token: None,
-        kernel_host: "10.0.0.5".to_owned(),
-        kernel_port: 65_535,
-        session_id: SessionId::random(),
-        user: UserId::random(),
-        project: uuid::Uuid::new_v4().into(),
-        access_key: "AK".to_owned(),
-        domain_name: "default".to_owned(),
+        mod in_a_file {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$room::$case(super::Bench::in_a_file().await).await;
+            })+
+        }
+
+        mod in_postgres {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$room::$case(super::Bench::in_postgres().await).await;
+            })+
+        }
     };
-    store.add_token(&token).await.unwrap();
-    assert_eq!(store.token(token.id).await.unwrap(), Some(token));
-    assert_eq!(store.token(TokenId::random()).await.unwrap(), None);
-    store.ping().await.unwrap();
-    store.verify_schema().await.unwrap();
-    store.migrate().await.unwrap();
 }
 
-on_both_stores!(tokens_are_kept);
+on_every_store! {
+    openings::a_circuit_comes_back_as_it_was_opened,
+    openings::the_lowest_free_port_is_given,
+    openings::a_port_is_given_once,
+    openings::a_full_worker_is_full,
+    openings::a_slot_of_the_wrong_kind_is_refused,
+    openings::workers_of_one_domain_share_its_names,
+    openings::two_hundred_openers_get_two_hundred_ports,
+    openings::openers_of_one_name_get_it_once,
+    openings::closing_is_done_once,
+    openings::a_broken_row_costs_only_itself,
+    openings::what_no_column_holds_is_refused,
+    openings::the_counter_of_the_incumbent_stays_above_zero,
+    sharing::openers_at_once_share_one_circuit,
+    sharing::only_an_equal_circuit_is_shared,
+    workers::a_registration_replaces_the_one_before,
+    workers::nodes_are_counted_by_name,
+    workers::nodes_without_a_name_are_counted_one_by_one,
+    workers::silence_makes_a_worker_lost,
+    workers::registering_at_once_makes_one_worker,
+    workers::names_move_with_the_domain,
+    workers::tokens_are_kept,
+    endpoints::many_open_in_their_order_and_only_once,
+    endpoints::nothing_is_kept_of_a_call_that_fails,
+    endpoints::health_checks_are_replaced,
+    endpoints::routes_come_change_and_go,
+    endpoints::endpoints_and_circuits_end_together,
+    openings::long_open_circuits_of_people_are_listed_by_page,
+    log::events_add_up_to_the_circuits,
+    log::the_log_knows_how_far_it_reaches,
+    log::events_are_published_once,
+    log::acknowledgements_only_grow,
+}

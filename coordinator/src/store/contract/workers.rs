@@ -1,97 +1,269 @@
-//! Registration, heartbeats, leaving, loss.
+//! The registry of workers, and tokens.
 
-use chrono::TimeDelta;
-use patchbay_common::id::WorkerId;
-use patchbay_common::timestamp;
-use patchbay_common::worker::{Registration, WorkerStatus};
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::{at_domain, circuit, filter, on_both_stores, registration};
-use crate::store::{SlotWish, Store};
+use chrono::Utc;
+use patchbay_common::circuit::{AppMode, Protocol};
+use patchbay_common::id::{ProjectId, SessionId, TokenId, UserId, WorkerId};
+use patchbay_common::worker::{AppFilter, Registration, WorkerStatus};
 
-async fn a_worker_is_known_by_its_name(store: &dyn Store) {
-    let first = store.register_worker(&registration("w")).await.unwrap();
-    assert_eq!(first.available_slots, 5);
-    assert_eq!((first.nodes, first.status), (1, WorkerStatus::Alive));
-    let wider = Registration {
-        port_range: Some((10_501, 10_800)),
-        accepted_traffics: vec![],
-        app_filters: vec![filter("session.user_uuid", "u")],
-        ..registration("w")
-    };
-    let second = store.register_worker(&wider).await.unwrap();
-    assert_eq!(second.id, first.id);
-    assert_eq!((second.available_slots, second.nodes), (300, 2));
-    assert!(second.accepted_traffics.is_empty());
-    assert_eq!(store.app_filters().await.unwrap().len(), 1);
-    let narrow = store
-        .register_worker(&at_domain("w", ".app"))
-        .await
-        .unwrap();
-    assert_eq!(narrow.available_slots, -1);
-    assert!(store.app_filters().await.unwrap().is_empty());
+use super::{Bench, open, port_worker, subdomain, wildcard_worker};
+use crate::store::{SessionToken, SlotWish, StoreError};
 
-    assert_eq!(store.workers().await.unwrap().len(), 1);
-    let by_name = store.worker_by_authority("w").await.unwrap().unwrap();
-    assert_eq!(Some(by_name), store.worker(first.id).await.unwrap());
-    assert_eq!(store.worker(WorkerId::random()).await.unwrap(), None);
-    assert_eq!(store.heartbeat(WorkerId::random()).await.unwrap(), None);
+fn filter(value: &str) -> AppFilter {
+    AppFilter {
+        key: "session.user_uuid".to_owned(),
+        value: value.to_owned(),
+    }
 }
 
-async fn nodes_are_counted_by_name(store: &dyn Store) {
-    let node = |name: &str| Registration {
-        node_id: Some(name.to_owned()),
-        ..registration("w")
+pub(super) async fn a_registration_replaces_the_one_before(bench: Bench) {
+    let store = &*bench.store;
+    let mut registration = Registration {
+        app_filters: vec![filter("one"), filter("two"), filter("two")],
+        ..port_worker("w", (10205, 10209))
     };
-    let worker = store.register_worker(&node("a")).await.unwrap();
-    store.register_worker(&node("b")).await.unwrap();
-    let again = store.register_worker(&node("a")).await.unwrap();
-    assert_eq!(again.nodes, 2, "a restart is not a second node");
+    let first = store.register_worker(&registration).await.unwrap();
+    assert_eq!(first.status, WorkerStatus::Alive);
+    assert_eq!((first.available_slots, first.occupied_slots), (5, 0));
+    assert_eq!(store.worker(first.id).await.unwrap().unwrap(), first);
+    let filters = store.app_filters().await.unwrap();
+    assert_eq!(
+        filters,
+        [(first.id, filter("one")), (first.id, filter("two"))]
+    );
+
+    open(store, &first, SlotWish::AnyPort).await.unwrap();
+    registration.app_filters = vec![filter("two"), filter("three")];
+    registration.accepted_traffics = vec![AppMode::Inference, AppMode::Interactive];
+    registration.protocol = Protocol::Tcp;
+    registration.hostname = "elsewhere.example".to_owned();
+    registration.port_range = Some((10205, 10206));
+    let second = store.register_worker(&registration).await.unwrap();
+    assert_eq!((second.id, second.created_at), (first.id, first.created_at));
+    assert!(second.updated_at >= first.updated_at);
+    assert_eq!(second.accepted_traffics, registration.accepted_traffics);
+    assert_eq!(
+        (second.protocol, second.hostname.as_str()),
+        (Protocol::Tcp, "elsewhere.example")
+    );
+    assert_eq!((second.available_slots, second.occupied_slots), (2, 1));
+    let filters = store.app_filters().await.unwrap();
+    let values: Vec<&str> = filters.iter().map(|(_, f)| f.value.as_str()).collect();
+    assert_eq!(values, ["three", "two"]);
+
+    store
+        .register_worker(&port_worker("a", (1, 2)))
+        .await
+        .unwrap();
+    let names: Vec<String> = store
+        .workers()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|w| w.authority)
+        .collect();
+    assert_eq!(names, ["a", "w"]);
+    let named = store.worker_by_authority("w").await.unwrap();
+    assert_eq!(named.unwrap().id, first.id);
+    assert_eq!(store.worker_by_authority("nobody").await.unwrap(), None);
+    assert_eq!(store.worker(WorkerId::random()).await.unwrap(), None);
+    assert_eq!(store.heartbeat(WorkerId::random()).await.unwrap(), None);
+    assert_eq!(
+        store.worker_circuits(WorkerId::random()).await.unwrap(),
+        None
+    );
+}
+
+pub(super) async fn nodes_are_counted_by_name(bench: Bench) {
+    let store = &*bench.store;
+    let named = |node: &str| Registration {
+        node_id: Some(node.to_owned()),
+        ..port_worker("w", (10205, 10209))
+    };
+    let worker = store.register_worker(&named("one")).await.unwrap();
+    assert_eq!(worker.nodes, 1);
+    let restarted = store.register_worker(&named("one")).await.unwrap();
+    assert_eq!(restarted.nodes, 1, "a restart is not a second node");
+    assert_eq!(store.register_worker(&named("two")).await.unwrap().nodes, 2);
 
     let left = store
-        .leave_worker(worker.id, Some("a"))
+        .leave_worker(worker.id, Some("one"))
         .await
         .unwrap()
         .unwrap();
     assert_eq!((left.nodes, left.status), (1, WorkerStatus::Alive));
     let twice = store
-        .leave_worker(worker.id, Some("a"))
+        .leave_worker(worker.id, Some("one"))
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(twice.nodes, 1, "a good-bye counts once");
-    let gone = store
-        .leave_worker(worker.id, Some("b"))
+    assert_eq!((twice.nodes, twice.status), (1, WorkerStatus::Alive));
+    let last = store
+        .leave_worker(worker.id, Some("two"))
         .await
         .unwrap()
         .unwrap();
-    assert_eq!((gone.nodes, gone.status), (0, WorkerStatus::Lost));
-    let back = store.heartbeat(worker.id).await.unwrap().unwrap();
-    assert_eq!(back.status, WorkerStatus::Alive);
+    assert_eq!((last.nodes, last.status), (0, WorkerStatus::Lost));
+    let back = store.register_worker(&named("three")).await.unwrap();
+    assert_eq!((back.nodes, back.status), (1, WorkerStatus::Alive));
     assert_eq!(
         store.leave_worker(WorkerId::random(), None).await.unwrap(),
         None
     );
 }
 
-async fn silent_workers_are_lost_and_keep_their_circuits(store: &dyn Store) {
-    let worker = store.register_worker(&registration("w")).await.unwrap();
-    store
-        .open_circuit(&circuit(worker.id, SlotWish::AnyPort))
-        .await
-        .unwrap();
-    let past = timestamp::now() - TimeDelta::seconds(60);
-    assert!(store.mark_lost(past).await.unwrap().is_empty());
-    let future = timestamp::now() + TimeDelta::seconds(60);
-    let lost = store.mark_lost(future).await.unwrap();
-    assert_eq!(lost.len(), 1);
-    assert_eq!(lost[0].status, WorkerStatus::Lost);
-    assert!(store.mark_lost(future).await.unwrap().is_empty(), "once");
-    let held = store.worker_circuits(worker.id).await.unwrap().unwrap();
-    assert_eq!(held.circuits.len(), 1);
+pub(super) async fn nodes_without_a_name_are_counted_one_by_one(bench: Bench) {
+    let store = &*bench.store;
+    let registration = port_worker("w", (10205, 10209));
+    store.register_worker(&registration).await.unwrap();
+    let worker = store.register_worker(&registration).await.unwrap();
+    assert_eq!(worker.nodes, 2);
+    for (nodes, status) in [
+        (1, WorkerStatus::Alive),
+        (0, WorkerStatus::Lost),
+        (0, WorkerStatus::Lost),
+    ] {
+        let left = store.leave_worker(worker.id, None).await.unwrap().unwrap();
+        assert_eq!((left.nodes, left.status), (nodes, status));
+    }
 }
 
-on_both_stores!(
-    a_worker_is_known_by_its_name,
-    nodes_are_counted_by_name,
-    silent_workers_are_lost_and_keep_their_circuits,
-);
+pub(super) async fn silence_makes_a_worker_lost(bench: Bench) {
+    let store = &*bench.store;
+    let silent = store
+        .register_worker(&port_worker("silent", (1, 2)))
+        .await
+        .unwrap();
+    let since = store
+        .register_worker(&port_worker("loud", (1, 2)))
+        .await
+        .unwrap()
+        .updated_at;
+    let loud = store.worker_by_authority("loud").await.unwrap().unwrap();
+    assert!(silent.updated_at < since);
+
+    let lost = store.mark_lost(since).await.unwrap();
+    let names: Vec<&str> = lost.iter().map(|w| w.authority.as_str()).collect();
+    assert_eq!(names, ["silent"]);
+    assert_eq!(lost[0].status, WorkerStatus::Lost);
+    assert_eq!(store.mark_lost(since).await.unwrap(), [], "told once");
+    let kept = store.worker(loud.id).await.unwrap().unwrap();
+    assert_eq!(kept.status, WorkerStatus::Alive);
+
+    let back = store.heartbeat(silent.id).await.unwrap().unwrap();
+    assert_eq!(back.status, WorkerStatus::Alive);
+    assert!(back.updated_at > silent.updated_at);
+    let everybody = Utc::now() + Duration::from_secs(60);
+    assert_eq!(store.mark_lost(everybody).await.unwrap().len(), 2);
+    // Whoever served before is gone: the count starts again.
+    let again = store
+        .register_worker(&port_worker("silent", (1, 2)))
+        .await
+        .unwrap();
+    assert_eq!((again.id, again.nodes), (silent.id, 1));
+}
+
+pub(super) async fn registering_at_once_makes_one_worker(bench: Bench) {
+    let registering: Vec<_> = (0..10)
+        .map(|number| {
+            let store = Arc::clone(if number % 2 == 0 {
+                &bench.store
+            } else {
+                &bench.other
+            });
+            let registration = Registration {
+                node_id: Some(format!("node-{number}")),
+                app_filters: vec![filter("one")],
+                ..port_worker("w", (10205, 10209))
+            };
+            tokio::spawn(async move { store.register_worker(&registration).await.unwrap().id })
+        })
+        .collect();
+    let mut ids = Vec::new();
+    for one in registering {
+        ids.push(one.await.unwrap());
+    }
+    assert!(ids.windows(2).all(|pair| pair[0] == pair[1]));
+    let worker = bench.store.worker(ids[0]).await.unwrap().unwrap();
+    assert_eq!(worker.nodes, 10);
+    assert_eq!(bench.store.app_filters().await.unwrap().len(), 1);
+}
+
+pub(super) async fn names_move_with_the_domain(bench: Bench) {
+    let store = &*bench.store;
+    let a = store
+        .register_worker(&wildcard_worker("a", ".one"))
+        .await
+        .unwrap();
+    let b = store
+        .register_worker(&wildcard_worker("b", ".two"))
+        .await
+        .unwrap();
+    open(store, &a, subdomain("llm")).await.unwrap();
+    store
+        .register_worker(&wildcard_worker("a", ".three"))
+        .await
+        .unwrap();
+    open(store, &b, subdomain("llm")).await.unwrap();
+    store
+        .register_worker(&wildcard_worker("b", ".one"))
+        .await
+        .unwrap();
+    // Both have it and come to one domain: the move succeeds, and the name stays taken.
+    store
+        .register_worker(&wildcard_worker("b", ".three"))
+        .await
+        .unwrap();
+    let refusal = open(store, &a, subdomain("llm")).await;
+    assert!(matches!(refusal, Err(StoreError::SubdomainTaken { .. })));
+    let c = store
+        .register_worker(&wildcard_worker("c", ".three"))
+        .await
+        .unwrap();
+    let refusal = open(store, &c, subdomain("llm")).await;
+    assert!(matches!(refusal, Err(StoreError::SubdomainTaken { .. })));
+}
+
+pub(super) async fn tokens_are_kept(bench: Bench) {
+    let token = SessionToken {
+        id: TokenId::random(),
+        login_session_token: None,
+        kernel_host: "10.10.0.5".to_owned(),
+        kernel_port: 30729,
+        session_id: SessionId::random(),
+        user: UserId::random(),
+        project: ProjectId::random(),
+        access_key: "AKEXAMPLE".to_owned(),
+        domain_name: "default".to_owned(),
+    };
+    bench.store.add_token(&token).await.unwrap();
+    let logged_in = SessionToken {
+        id: TokenId::random(),
+        login_session_token: Some("login".to_owned()),
+        ..token.clone()
+    };
+    bench.store.add_token(&logged_in).await.unwrap();
+    assert_eq!(bench.other.token(token.id).await.unwrap(), Some(token));
+    assert_eq!(
+        bench.other.token(logged_in.id).await.unwrap(),
+        Some(logged_in.clone())
+    );
+    assert_eq!(bench.store.token(TokenId::random()).await.unwrap(), None);
+    let endless = SessionToken {
+        kernel_host: "x".repeat(256),
+        ..logged_in
+    };
+    let refusal = bench.store.add_token(&endless).await;
+    assert!(matches!(
+        refusal,
+        Err(StoreError::Unfit {
+            field: "kernel_host",
+            ..
+        })
+    ));
+    bench.store.ping().await.unwrap();
+    bench.store.verify_schema().await.unwrap();
+    bench.other.migrate().await.unwrap();
+}

@@ -2,21 +2,28 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
-use patchbay_common::circuit::{Circuit, Slot};
+use patchbay_common::circuit::Circuit;
 use patchbay_common::event::Change;
 use patchbay_common::id::{CircuitId, SessionId, WorkerId};
 use patchbay_common::timestamp;
 use patchbay_common::worker::Worker;
 use serde_json::Value;
 use tokio_postgres::Row;
-use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
-use super::{allocate, events, rows, workers};
+use super::{allocate, events, pool, rows, workers};
 use crate::store::error::Doing;
 use crate::store::stored::{self, CircuitRow};
-use crate::store::{Closed, NewCircuit, Opened, Result, Reuse, StoreError, WorkerCircuits};
+use crate::store::{
+    Closed, LongOpen, NewCircuit, Opened, Result, Reuse, SlotWish, StoreError, WorkerCircuits,
+};
+
+/// The unique indexes of slots, as the migrations name them.
+pub(super) const PORT_INDEX: &str = "patchbay_circuits_port";
+const SUBDOMAIN_INDEX: &str = "patchbay_circuits_subdomain";
+const DOMAIN_INDEX: &str = "patchbay_circuits_domain";
 
 const OPENING: &str = "opening a circuit";
 const CLOSING: &str = "closing a circuit";
@@ -25,7 +32,9 @@ const READING: &str = "reading circuits";
 /// Opens a circuit, or answers with one to share.
 pub(super) async fn open(tx: &Transaction<'_>, new: &NewCircuit) -> Result<Opened> {
     if let Some(reuse) = &new.reuse {
-        take_turns(tx, reuse).await?;
+        // Of two openers of one app of one session, the second finds what the first has opened.
+        let app = reuse.app.as_deref().unwrap_or_default();
+        pool::take_turns(tx, &format!("circuit/{}/{app}", reuse.session)).await?;
         if let Some(shared) = reusable(tx, reuse).await? {
             return Ok(shared);
         }
@@ -35,9 +44,8 @@ pub(super) async fn open(tx: &Transaction<'_>, new: &NewCircuit) -> Result<Opene
         .ok_or(StoreError::NoSuchWorker(new.worker))?;
     let slot = allocate::slot(tx, new, &worker).await?;
     let circuit = stored::born(new, &slot, timestamp::now());
-    insert(tx, &circuit, &worker, &slot).await?;
-    occupy(tx, worker.id, 1).await?;
-    worker.occupied_slots += 1;
+    insert(tx, &circuit, &worker, &new.slot).await?;
+    worker.occupied_slots = occupy(tx, worker.id, 1).await?;
     let generation = events::log(
         tx,
         worker.id,
@@ -54,33 +62,15 @@ pub(super) async fn open(tx: &Transaction<'_>, new: &NewCircuit) -> Result<Opene
     })
 }
 
-/// Two openers of one app of one session go one after the other, so that the second finds what
-/// the first has opened.
-async fn take_turns(tx: &Transaction<'_>, reuse: &Reuse) -> Result<()> {
-    let name = format!(
-        "patchbay/{}/{}",
-        reuse.session,
-        reuse.app.as_deref().unwrap_or_default()
-    );
-    let statement = tx
-        .prepare_cached("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
-        .await
-        .doing(OPENING)?;
-    tx.execute(&statement, &[&name])
-        .await
-        .map(drop)
-        .doing(OPENING)
-}
-
 async fn insert(
     tx: &Transaction<'_>,
     circuit: &Circuit,
     worker: &Worker,
-    slot: &Slot,
+    wish: &SlotWish,
 ) -> Result<()> {
-    let domain = match slot {
-        Slot::Port(_) => None,
-        Slot::Subdomain(_) => worker.wildcard_domain.as_ref(),
+    let domain = match wish {
+        SlotWish::AnyPort | SlotWish::Port(_) => None,
+        SlotWish::Subdomain(_) => worker.wildcard_domain.as_ref(),
     };
     let domain = domain.map(|domain| domain.to_ascii_lowercase());
     let sessions: Vec<Uuid> = circuit.session_ids.iter().map(|id| id.0).collect();
@@ -123,20 +113,22 @@ async fn insert(
     )
     .await
     .map(drop)
-    .map_err(|error| taken(error, worker.id, slot))
+    .map_err(|error| taken(error, worker.id, wish))
 }
 
-/// A breach of a slot's unique index is a taken slot.
-fn taken(error: tokio_postgres::Error, worker: WorkerId, slot: &Slot) -> StoreError {
-    let breached = error.code() == Some(&SqlState::UNIQUE_VIOLATION);
-    match slot {
-        Slot::Port(port) if breached => StoreError::PortTaken {
+/// A breach of a slot's unique index is a taken slot, if that slot and no other was asked for. Who
+/// takes any port is let down by [`pool::worth_another_try`] only after several.
+fn taken(error: tokio_postgres::Error, worker: WorkerId, wish: &SlotWish) -> StoreError {
+    match (pool::breached(&error), wish) {
+        (Some(PORT_INDEX), SlotWish::Port(port)) => StoreError::PortTaken {
             worker,
             port: *port,
         },
-        Slot::Subdomain(name) if breached => StoreError::SubdomainTaken {
-            subdomain: name.clone(),
-        },
+        (Some(SUBDOMAIN_INDEX | DOMAIN_INDEX), SlotWish::Subdomain(name)) => {
+            StoreError::SubdomainTaken {
+                subdomain: name.clone(),
+            }
+        }
         _ => StoreError::Failed {
             doing: OPENING,
             cause: Box::new(error),
@@ -144,19 +136,19 @@ fn taken(error: tokio_postgres::Error, worker: WorkerId, slot: &Slot) -> StoreEr
     }
 }
 
-/// Keeps the counter that the incumbent reads; it never falls below zero.
-pub(super) async fn occupy(tx: &Transaction<'_>, worker: WorkerId, change: i32) -> Result<()> {
+/// Keeps the counter that the incumbent reads, which never falls below zero; answers how many
+/// circuits the worker really holds.
+pub(super) async fn occupy(tx: &Transaction<'_>, worker: WorkerId, change: i32) -> Result<i32> {
     const DOING: &str = "counting slots";
     let statement = tx
         .prepare_cached(
-            "UPDATE workers SET occupied_slots = greatest(occupied_slots + $2, 0) WHERE id = $1",
+            "UPDATE workers SET occupied_slots = greatest(occupied_slots + $2, 0) WHERE id = $1 \
+             RETURNING (SELECT count(*)::integer FROM circuits c WHERE c.worker = $1)",
         )
         .await
         .doing(DOING)?;
-    tx.execute(&statement, &[&worker.0, &change])
-        .await
-        .map(drop)
-        .doing(DOING)
+    let row = tx.query_one(&statement, &[&worker.0, &change]).await;
+    Ok(row.doing(DOING)?.get(0))
 }
 
 /// The oldest circuit that can be shared.
@@ -294,6 +286,37 @@ pub(super) async fn close_all(
 pub(super) async fn of_session(tx: &Transaction<'_>, session: SessionId) -> Result<Vec<Circuit>> {
     let wanted = "c.session_ids && $1 ORDER BY c.created_at, c.id";
     select(tx, wanted, &[session.0]).await
+}
+
+/// A page of people's circuits that were opened before a moment, by id.
+pub(super) async fn long_open(
+    tx: &Transaction<'_>,
+    opened_before: DateTime<Utc>,
+    after: Option<CircuitId>,
+    limit: usize,
+) -> Result<Vec<LongOpen>> {
+    let statement = tx
+        .prepare_cached(
+            "SELECT id, app, created_at FROM circuits WHERE app_mode::text = 'INTERACTIVE' \
+             AND protocol::text IN ('HTTP', 'TCP') AND created_at < $1 \
+             AND ($2::uuid IS NULL OR id > $2) ORDER BY id LIMIT $3",
+        )
+        .await
+        .doing(READING)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let after = after.map(|id| id.0);
+    let rows = tx
+        .query(&statement, &[&opened_before, &after, &limit])
+        .await;
+    let read = |row: &Row| {
+        Ok(LongOpen {
+            id: CircuitId(row.try_get(0)?),
+            app: row.try_get(1)?,
+            opened: row.try_get(2)?,
+        })
+    };
+    rows.and_then(|rows| rows.iter().map(read).collect())
+        .doing(READING)
 }
 
 /// The circuits that a condition on `$1`, a list of ids, selects.

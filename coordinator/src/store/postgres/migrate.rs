@@ -11,6 +11,14 @@ use crate::store::{Result, StoreError};
 const DOING: &str = "bringing the schema up to date";
 /// The incumbent's revision that we know (contract/database.md §1).
 const ALEMBIC: &str = "a1b2c3d4e5f6";
+/// The tables of that revision.
+const TABLES: [&str; 5] = [
+    "workers",
+    "worker_app_filters",
+    "circuits",
+    "tokens",
+    "endpoints",
+];
 /// Key of the lock that two coordinators starting at once take turns with.
 const LOCK: i64 = 0x7061_7463_6862_6179;
 
@@ -32,22 +40,12 @@ fn known() -> Result<Vec<Migration>> {
     ])
 }
 
-/// Brings the schema up to date.
+/// Brings the schema up to date. The connection is the caller's to close, and the lock with it.
 pub(super) async fn migrate(client: &mut Client) -> Result<()> {
     client
         .execute("SELECT pg_advisory_lock($1)", &[&LOCK])
         .await
         .doing(DOING)?;
-    let outcome = run(client).await;
-    // The lock would end with the connection, which the pool keeps.
-    client
-        .execute("SELECT pg_advisory_unlock($1)", &[&LOCK])
-        .await
-        .doing(DOING)?;
-    outcome
-}
-
-async fn run(client: &mut Client) -> Result<()> {
     let known = known()?;
     match look(client, &known).await? {
         Found::Ours { current: true } => return Ok(()),
@@ -109,7 +107,13 @@ async fn look(client: &Client, known: &[Migration]) -> Result<Found> {
                 .to_owned(),
         });
     }
+    if let Some(missing) = TABLES.iter().find(|table| !has(table)) {
+        return Err(foreign(format!(
+            "revision {ALEMBIC} without table {missing}"
+        )));
+    }
     if !has(schema::HISTORY) {
+        refuse_doubles(client).await?;
         return Ok(Found::Ours { current: false });
     }
     let applied: Vec<Applied> = client
@@ -125,6 +129,31 @@ async fn look(client: &Client, known: &[Migration]) -> Result<Found> {
         .collect();
     let current = schema::is_current(&applied, known)?;
     Ok(Found::Ours { current })
+}
+
+/// Slots are unique from the take-over on; what was given twice before has to be settled by the
+/// operator.
+async fn refuse_doubles(client: &Client) -> Result<()> {
+    let double = client
+        .query_opt(
+            "SELECT worker::text, coalesce(port::text, subdomain), \
+               string_agg(id::text, ', ' ORDER BY created_at) \
+             FROM circuits WHERE port IS NOT NULL OR subdomain IS NOT NULL \
+             GROUP BY worker, port, subdomain HAVING count(*) > 1 LIMIT 1",
+            &[],
+        )
+        .await
+        .doing(DOING)?;
+    let Some(double) = double else {
+        return Ok(());
+    };
+    let (worker, slot): (String, String) = (double.get(0), double.get(1));
+    let circuits: String = double.get(2);
+    Err(StoreError::UnknownSchema {
+        found: format!("{ALEMBIC} with slot {slot} of worker {worker} given twice"),
+        known: "slots that are given once".to_owned(),
+        fix: format!("close all but one of the circuits {circuits}, then start again"),
+    })
 }
 
 fn foreign(found: String) -> StoreError {

@@ -19,6 +19,7 @@ mod workers;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use deadpool_postgres::Object;
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
 use patchbay_common::worker::{AppFilter, Registration, Worker};
@@ -28,8 +29,8 @@ pub use pool::PostgresConfig;
 
 use super::error::Doing as _;
 use super::{
-    Closed, HealthCheck, LoggedEvent, NewCircuit, NewEndpoint, Opened, Rerouting, Result, Reuse,
-    RouteChange, SessionToken, Store, WorkerCircuits, fit,
+    Closed, HealthCheck, LoggedEvent, LongOpen, NewCircuit, NewEndpoint, Opened, Rerouting, Result,
+    Reuse, RouteChange, SessionToken, Store, WorkerCircuits, fit,
 };
 
 /// Runs `work` in a transaction that writes, again if others got in its way. A macro, because no
@@ -87,8 +88,10 @@ impl PostgresStore {
 #[async_trait]
 impl Store for PostgresStore {
     async fn migrate(&self) -> Result<()> {
-        let mut client = self.pool.client("bringing the schema up to date").await?;
-        migrate::migrate(&mut client).await
+        let client = self.pool.client("bringing the schema up to date").await?;
+        // Out of the pool: the lock that a migration takes ends with its connection, also when
+        // nobody waits for the migration any more.
+        migrate::migrate(&mut Object::take(client)).await
     }
 
     async fn verify_schema(&self) -> Result<()> {
@@ -204,6 +207,20 @@ impl Store for PostgresStore {
     async fn session_circuits(&self, session: SessionId) -> Result<Vec<Circuit>> {
         look!(self.pool, "listing circuits", |tx| circuits::of_session(
             &tx, session
+        ))
+    }
+
+    async fn long_open(
+        &self,
+        opened_before: DateTime<Utc>,
+        after: Option<CircuitId>,
+        limit: usize,
+    ) -> Result<Vec<LongOpen>> {
+        look!(self.pool, "listing circuits", |tx| circuits::long_open(
+            &tx,
+            opened_before,
+            after,
+            limit
         ))
     }
 

@@ -11,6 +11,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{IsolationLevel, NoTls};
 use uuid::Uuid;
 
+use super::circuits;
 use crate::store::error::Doing;
 use crate::store::{Result, StoreError};
 
@@ -108,13 +109,36 @@ pub(super) fn worth_another_try(error: &StoreError, attempt: u32) -> bool {
     let StoreError::Failed { cause, .. } = error else {
         return false;
     };
-    let in_the_way = cause
-        .downcast_ref::<tokio_postgres::Error>()
-        .and_then(tokio_postgres::Error::code)
-        .is_some_and(|code| {
-            *code == SqlState::T_R_SERIALIZATION_FAILURE || *code == SqlState::T_R_DEADLOCK_DETECTED
-        });
-    in_the_way && attempt < ATTEMPTS
+    let Some(error) = cause.downcast_ref::<tokio_postgres::Error>() else {
+        return false;
+    };
+    let in_the_way = error.code().is_some_and(|code| {
+        *code == SqlState::T_R_SERIALIZATION_FAILURE || *code == SqlState::T_R_DEADLOCK_DETECTED
+    });
+    // Somebody who locks no worker took the free port first; there are others.
+    let port_gone = breached(error) == Some(circuits::PORT_INDEX);
+    (in_the_way || port_gone) && attempt < ATTEMPTS
+}
+
+/// The unique constraint that a statement breached.
+pub(super) fn breached(error: &tokio_postgres::Error) -> Option<&str> {
+    error
+        .as_db_error()
+        .filter(|breach| *breach.code() == SqlState::UNIQUE_VIOLATION)
+        .and_then(|breach| breach.constraint())
+}
+
+/// Waits until no other transaction does what this name names; until its end, none can.
+pub(super) async fn take_turns(tx: &Transaction<'_>, name: &str) -> Result<()> {
+    const DOING: &str = "waiting for another coordinator";
+    let statement = tx
+        .prepare_cached("SELECT pg_advisory_xact_lock(hashtextextended('patchbay/' || $1, 0))")
+        .await
+        .doing(DOING)?;
+    tx.execute(&statement, &[&name])
+        .await
+        .map(drop)
+        .doing(DOING)
 }
 
 /// Waits before the next try: doubling, with jitter, so that those who met do not meet again.

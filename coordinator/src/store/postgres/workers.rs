@@ -9,9 +9,9 @@ use patchbay_common::worker::{AppFilter, Registration, Worker, WorkerStatus};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::rows;
+use super::{pool, rows};
 use crate::store::error::Doing;
-use crate::store::stored::WorkerRow;
+use crate::store::stored::{self, WorkerRow};
 use crate::store::{Result, StoreError, fit};
 
 const REGISTERING: &str = "registering a worker";
@@ -19,6 +19,8 @@ const READING: &str = "reading workers";
 
 /// Adds or updates the worker of this authority.
 pub(super) async fn register(tx: &Transaction<'_>, registration: &Registration) -> Result<Worker> {
+    // Two registrations of one new name come one after the other, so that both nodes count.
+    pool::take_turns(tx, &format!("worker/{}", registration.authority)).await?;
     let known = one(
         tx,
         "w.authority = $1 FOR UPDATE OF w",
@@ -57,7 +59,7 @@ pub(super) async fn register(tx: &Transaction<'_>, registration: &Registration) 
     get(tx, id).await?.ok_or(StoreError::NoSuchWorker(id))
 }
 
-/// Two registrations of one new name meet at its unique constraint, not at a check.
+/// The incumbent may register the same name, and takes no turns: its row is updated.
 async fn upsert(tx: &Transaction<'_>, registration: &Registration) -> Result<WorkerId> {
     let traffics: Vec<&str> = registration
         .accepted_traffics
@@ -247,7 +249,10 @@ pub(super) async fn all(tx: &Transaction<'_>) -> Result<Vec<Worker>> {
         "SELECT {} FROM workers w ORDER BY w.authority",
         rows::WORKER
     );
-    select(tx, &sql, &[]).await
+    let statement = tx.prepare_cached(&sql).await.doing(READING)?;
+    let rows = tx.query(&statement, &[]).await.doing(READING)?;
+    let rows = rows.iter().map(|row| rows::worker(row).doing(READING));
+    Ok(stored::readable_workers(rows))
 }
 
 /// All filters.

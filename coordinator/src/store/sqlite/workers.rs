@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::rows::{self, micros};
 use crate::store::error::Doing;
-use crate::store::stored::WorkerRow;
+use crate::store::stored::{self, WorkerRow};
 use crate::store::{Result, StoreError, fit};
 
 const REGISTERING: &str = "registering a worker";
@@ -247,7 +247,16 @@ pub(super) fn all(tx: &Transaction<'_>) -> Result<Vec<Worker>> {
         "SELECT {} FROM workers w ORDER BY w.authority",
         rows::WORKER
     );
-    select(tx, &sql, [])
+    let rows: Vec<rusqlite::Result<WorkerRow>> = tx
+        .prepare_cached(&sql)
+        .and_then(|mut statement| {
+            statement
+                .query_map([], |row| Ok(rows::worker(row)))?
+                .collect()
+        })
+        .doing(READING)?;
+    let rows = rows.into_iter().map(|row| row.doing(READING));
+    Ok(stored::readable_workers(rows))
 }
 
 /// All filters.
