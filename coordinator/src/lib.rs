@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod circuits;
+pub mod collect;
 pub mod config;
 pub mod listen;
 pub mod publish;

@@ -1,7 +1,7 @@
 //! Puts the rooms together. The only file that knows them all.
 //!
 //! Two Pingora services, each with a runtime of its own: `keeper` looks after Redis, the outbox,
-//! the workers' signs of life and the health report; `api` serves requests. The socket is bound
+//! the workers' signs of life, idle circuits and the health report; `api` serves requests. The socket is bound
 //! and the schema current before either starts, so that what stands in the way is one clear line
 //! and an exit.
 
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, ApiSettings, App, Health, Metrics};
 use crate::circuits::{Closer, Endpoints, Opener};
+use crate::collect::{Collector, LastUses};
 use crate::config::{Config, Database};
 use crate::listen::{accept, bind, load_tls};
 use crate::publish::redis::Redis;
@@ -119,6 +120,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         Keeper {
             rooms: Arc::clone(&rooms),
             worker_timeout: config.worker_timeout,
+            collector: rooms.collector(config.idle_after),
         },
     ));
     let mut serving = background_service(
@@ -199,6 +201,12 @@ impl Rooms {
         })
     }
 
+    fn collector(&self, idle_after: Duration) -> Collector {
+        let uses = self.redis.clone().map(|redis| redis as Arc<dyn LastUses>);
+        let closer = Closer::new(Arc::clone(&self.store), self.bus.clone());
+        Collector::new(Arc::clone(&self.store), closer, uses, idle_after)
+    }
+
     fn app(&self, config: &Config) -> App {
         let rooms = api::Rooms {
             store: Arc::clone(&self.store),
@@ -239,6 +247,7 @@ impl Rooms {
 struct Keeper {
     rooms: Arc<Rooms>,
     worker_timeout: Duration,
+    collector: Collector,
 }
 
 #[async_trait]
@@ -259,7 +268,9 @@ impl BackgroundService for Keeper {
         let liveness = supervise("watch over the workers", watching);
         let looking = || rooms.health.watch(store, rooms.redis.as_deref());
         let health = supervise("health report", looking);
-        let work = async { tokio::join!(redis, outbox, liveness, health, Notify.feed_watchdog()) };
+        let collecting = supervise("collection of idle circuits", || self.collector.run());
+        let watchdog = Notify.feed_watchdog();
+        let work = async { tokio::join!(redis, outbox, liveness, health, collecting, watchdog) };
         tokio::select! {
             _ = work => {}
             () = rooms.closing.cancelled() => {}

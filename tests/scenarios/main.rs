@@ -8,6 +8,7 @@ mod an_opening_is_routable_when_answered;
 mod bodies_stream_both_ways;
 mod errors_for_people_and_programs;
 mod hop_by_hop_headers_stay_here;
+mod idle_circuits_are_collected;
 mod inference_asks_for_a_token;
 mod mistakes_are_reported_at_check;
 mod open_an_app_by_port;

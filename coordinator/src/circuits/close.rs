@@ -40,12 +40,21 @@ impl Closer {
     /// # Errors
     /// [`CloseError::NoSuchCircuit`], or a failing store.
     pub async fn close(&self, id: CircuitId) -> Result<Closed, CloseError> {
+        let closed = self.close_unsaid(id).await?;
+        log::info!(circuit = id.to_string().as_str(), worker = closed.authority.as_str(); "circuit closed");
+        Ok(closed)
+    }
+
+    /// As [`Closer::close`], for a caller that has more to say in the log about why.
+    ///
+    /// # Errors
+    /// As `close`.
+    pub async fn close_unsaid(&self, id: CircuitId) -> Result<Closed, CloseError> {
         let request_id = request_id::current();
         let request_id = request_id.as_ref().map(|id| id.as_str());
         let closed = self.store.close_circuit(id, request_id).await?;
         let closed = closed.ok_or(CloseError::NoSuchCircuit)?;
         self.bus.announce(announce::removed(&closed)).await;
-        log::info!(circuit = id.to_string().as_str(), worker = closed.authority.as_str(); "circuit closed");
         Ok(closed)
     }
 

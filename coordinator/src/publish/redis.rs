@@ -250,6 +250,31 @@ impl Redis {
         })
         .await
     }
+
+    /// The marks of these circuits' last uses, as they were written (contract/events.md §8), in
+    /// the order of the circuits.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub async fn last_uses(
+        &self,
+        circuits: &[CircuitId],
+    ) -> Result<Vec<Option<String>>, PublishError> {
+        if circuits.is_empty() {
+            return Ok(Vec::new());
+        }
+        let marks: Vec<Option<Vec<u8>>> = self
+            .use_sender(async |connection| {
+                let mut ask = redis::cmd("MGET");
+                for circuit in circuits {
+                    ask.arg(format!("circuit.{circuit}.last_access"));
+                }
+                ask.query_async(connection).await
+            })
+            .await?;
+        let text = |mark: Vec<u8>| String::from_utf8_lossy(&mark).into_owned();
+        Ok(marks.into_iter().map(|mark| mark.map(text)).collect())
+    }
 }
 
 #[async_trait]

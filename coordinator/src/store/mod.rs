@@ -30,7 +30,8 @@ pub use endpoint::{
 pub use error::StoreError;
 
 pub use model::{
-    Closed, LoggedEvent, NewCircuit, Opened, Reuse, SessionToken, SlotWish, WorkerCircuits,
+    Closed, LoggedEvent, LongOpen, NewCircuit, Opened, Reuse, SessionToken, SlotWish,
+    WorkerCircuits,
 };
 pub use postgres::{PostgresConfig, PostgresStore};
 pub use sqlite::SqliteStore;
@@ -114,6 +115,15 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Vec<Closed>>;
     /// A session's circuits, oldest first.
     async fn session_circuits(&self, session: SessionId) -> Result<Vec<Circuit>>;
+
+    /// Interactive circuits carried as HTTP or TCP that were opened before a moment: those with
+    /// the ids after `after`, in the order of their ids, at most `limit`.
+    async fn long_open(
+        &self,
+        opened_before: DateTime<Utc>,
+        after: Option<CircuitId>,
+        limit: usize,
+    ) -> Result<Vec<LongOpen>>;
 
     // Endpoints
 

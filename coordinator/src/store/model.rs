@@ -144,3 +144,14 @@ pub struct LoggedEvent {
     /// When it was committed.
     pub created_at: DateTime<Utc>,
 }
+
+/// A circuit that has been open for some time: what has to be known to ask for its use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LongOpen {
+    /// Its key.
+    pub id: CircuitId,
+    /// App or service name.
+    pub app: Option<String>,
+    /// When it was opened.
+    pub opened: DateTime<Utc>,
+}

@@ -1,19 +1,41 @@
 //! Endpoints: opening many, their routes, and their end.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use patchbay_common::circuit::{AppMode, Protocol};
 use patchbay_common::event::Change;
 use patchbay_common::id::{CircuitId, EndpointId, RouteId, SessionId, WorkerId};
 use patchbay_common::route::Route;
-use patchbay_tests::postgres::Database;
+use patchbay_common::worker::Registration;
 
-use super::{Bench, circuit_on, port_worker, wildcard_worker};
+use super::{Bench, Place, circuit_on, port_worker, wildcard_worker};
 use crate::store::{
     HealthCheck, NewCircuit, NewEndpoint, Opened, Rerouted, RouteChange, RoutesRefused, SlotWish,
     Store, StoreError,
 };
+
+fn taking_models(registration: Registration) -> Registration {
+    Registration {
+        accepted_traffics: vec![AppMode::Interactive, AppMode::Inference],
+        ..registration
+    }
+}
+
+fn registration(authority: &str) -> Registration {
+    taking_models(port_worker(authority, (10_205, 10_209)))
+}
+
+fn at_domain(authority: &str) -> Registration {
+    taking_models(wildcard_worker(authority, ".app.local"))
+}
+
+/// Every circuit the store holds for a worker has a slot of its own.
+async fn assert_slots_are_unique(store: &dyn Store, worker: WorkerId) -> usize {
+    let held = store.worker_circuits(worker).await.unwrap().unwrap();
+    let slots: HashSet<_> = held.circuits.iter().map(|c| c.slot().unwrap()).collect();
+    assert_eq!(slots.len(), held.circuits.len());
+    slots.len()
+}
 
 fn endpoint(worker: WorkerId, slot: SlotWish) -> NewEndpoint {
     let id = EndpointId::random();
@@ -28,14 +50,6 @@ fn endpoint(worker: WorkerId, slot: SlotWish) -> NewEndpoint {
             ..circuit_on(worker, slot)
         }),
     }
-}
-
-/// Every circuit the store holds for a worker has a slot of its own; answers how many.
-async fn assert_slots_are_unique(store: &dyn Store, worker: WorkerId) -> usize {
-    let held = store.worker_circuits(worker).await.unwrap().unwrap();
-    let slots: HashSet<_> = held.circuits.iter().map(|c| c.slot().unwrap()).collect();
-    assert_eq!(slots.len(), held.circuits.len());
-    slots.len()
 }
 
 fn check() -> HealthCheck {
@@ -64,11 +78,9 @@ fn route(port: u16) -> Route {
 
 pub(super) async fn many_open_in_their_order_and_only_once(bench: Bench) {
     let store = &*bench.store;
-    let wild = wildcard_worker("wild", ".app.local");
+    let wild = at_domain("wild");
     let wild = store.register_worker(&wild).await.unwrap().id;
-    let ports = store
-        .register_worker(&port_worker("ports", (10_205, 10_209)))
-        .await;
+    let ports = store.register_worker(&registration("ports")).await;
     let ports = ports.unwrap().id;
     let like = || SlotWish::Subdomain("llm".to_owned());
     let wishes = [
@@ -126,11 +138,7 @@ pub(super) async fn many_open_in_their_order_and_only_once(bench: Bench) {
 
 pub(super) async fn nothing_is_kept_of_a_call_that_fails(bench: Bench) {
     let store = &*bench.store;
-    let worker = store
-        .register_worker(&port_worker("w", (10_205, 10_209)))
-        .await
-        .unwrap()
-        .id;
+    let worker = store.register_worker(&registration("w")).await.unwrap().id;
     let wishes = [
         endpoint(worker, SlotWish::Port(10_205)),
         endpoint(worker, SlotWish::Port(10_205)),
@@ -157,11 +165,7 @@ pub(super) async fn nothing_is_kept_of_a_call_that_fails(bench: Bench) {
 
 pub(super) async fn health_checks_are_replaced(bench: Bench) {
     let store = &*bench.store;
-    let worker = store
-        .register_worker(&port_worker("w", (10_205, 10_209)))
-        .await
-        .unwrap()
-        .id;
+    let worker = store.register_worker(&registration("w")).await.unwrap().id;
     let mut wish = endpoint(worker, SlotWish::AnyPort);
     wish.health_check = Some(check());
     store.open_endpoints(&[wish.clone()]).await.unwrap();
@@ -217,11 +221,7 @@ async fn assert_kept_and_told(store: &dyn Store, rerouted: &Rerouted, request: &
 
 pub(super) async fn routes_come_change_and_go(bench: Bench) {
     let store = &*bench.store;
-    let worker = store
-        .register_worker(&port_worker("w", (10_205, 10_209)))
-        .await
-        .unwrap()
-        .id;
+    let worker = store.register_worker(&registration("w")).await.unwrap().id;
     let wishes = [(); 2].map(|()| endpoint(worker, SlotWish::AnyPort));
     store.open_endpoints(&wishes).await.unwrap();
     let [one, two] = [wishes[0].id, wishes[1].id];
@@ -280,11 +280,7 @@ pub(super) async fn routes_come_change_and_go(bench: Bench) {
 
 pub(super) async fn endpoints_and_circuits_end_together(bench: Bench) {
     let store = &*bench.store;
-    let worker = store
-        .register_worker(&port_worker("w", (10_205, 10_209)))
-        .await
-        .unwrap()
-        .id;
+    let worker = store.register_worker(&registration("w")).await.unwrap().id;
     let wishes = [(); 3].map(|()| endpoint(worker, SlotWish::AnyPort));
     let opened = store.open_endpoints(&wishes).await.unwrap();
     let ids = [wishes[2].id, EndpointId::random(), wishes[0].id];
@@ -315,13 +311,9 @@ pub(super) async fn endpoints_and_circuits_end_together(bench: Bench) {
 
 #[tokio::test]
 async fn openers_of_the_same_thousand_endpoints_at_once_share_them() {
-    let database = Database::create().await.unwrap();
-    let stores = [
-        Arc::new(super::connect(&database)),
-        Arc::new(super::connect(&database)),
-    ];
-    stores[0].migrate().await.unwrap();
-    let domain = wildcard_worker("w", ".app.local");
+    let bench = Bench::in_postgres().await;
+    let stores = [&bench.store, &bench.other];
+    let domain = at_domain("w");
     let worker = stores[0].register_worker(&domain).await.unwrap().id;
     let mut wishes: Vec<_> = (0..1_000)
         .map(|_| endpoint(worker, SlotWish::Subdomain("llm".to_owned())))
@@ -342,10 +334,13 @@ async fn openers_of_the_same_thousand_endpoints_at_once_share_them() {
     let mut two = ids(two.unwrap());
     two.reverse();
     assert_eq!(ids(one.unwrap()), two);
-    assert_eq!(assert_slots_are_unique(&*stores[0], worker).await, 1_000);
+    assert_eq!(assert_slots_are_unique(&**stores[0], worker).await, 1_000);
     assert_eq!(stores[0].generation(worker).await.unwrap(), 1_000);
 
     // The one form that Python coordinators read back (contract/database.md §4).
+    let Place::Server(database) = &bench.place else {
+        unreachable!("it was made in PostgreSQL")
+    };
     let client = database.connect().await.unwrap();
     let sql = "SELECT jsonb_typeof(health_check_config) AS form, count(*) FROM endpoints \
                GROUP BY form ORDER BY form";

@@ -335,3 +335,51 @@ pub(super) async fn the_counter_of_the_incumbent_stays_above_zero(bench: Bench) 
                  INSERT INTO checked SELECT occupied_slots FROM workers";
     assert!(bench.behind_its_back(check).await);
 }
+
+pub(super) async fn long_open_circuits_of_people_are_listed_by_page(bench: Bench) {
+    let store = &*bench.store;
+    let mut registration = port_worker("w", (10205, 10219));
+    registration.accepted_traffics.push(AppMode::Inference);
+    let worker = store.register_worker(&registration).await.unwrap();
+    let mut wanted = Vec::new();
+    for protocol in [
+        Protocol::Http,
+        Protocol::Preopen,
+        Protocol::Tcp,
+        Protocol::Vnc,
+    ] {
+        let new = NewCircuit {
+            protocol,
+            ..circuit_on(worker.id, SlotWish::AnyPort)
+        };
+        let circuit = store.open_circuit(&new).await.unwrap().circuit;
+        wanted.push((circuit.id, circuit.app, circuit.created_at));
+    }
+    let others = [
+        (AppMode::Inference, Protocol::Http),
+        (AppMode::Interactive, Protocol::H2),
+        (AppMode::Interactive, Protocol::Grpc),
+    ];
+    for (app_mode, protocol) in others {
+        let new = NewCircuit {
+            app_mode,
+            protocol,
+            ..circuit_on(worker.id, SlotWish::AnyPort)
+        };
+        store.open_circuit(&new).await.unwrap();
+    }
+    wanted.sort_by_key(|(id, ..)| id.0);
+
+    let later = chrono::Utc::now() + chrono::TimeDelta::seconds(1);
+    let mut listed = store.long_open(later, None, 3).await.unwrap();
+    assert_eq!(listed.len(), 3);
+    let after = Some(listed[2].id);
+    listed.extend(store.long_open(later, after, 3).await.unwrap());
+    let listed: Vec<_> = listed
+        .into_iter()
+        .map(|c| (c.id, c.app, c.opened))
+        .collect();
+    assert_eq!(listed, wanted);
+    let first = wanted.iter().map(|(.., opened)| *opened).min().unwrap();
+    assert_eq!(store.long_open(first, None, 3).await.unwrap(), []);
+}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
 use patchbay_common::circuit::Circuit;
 use patchbay_common::event::Change;
@@ -16,7 +17,7 @@ use super::{allocate, events, pool, rows, workers};
 use crate::store::error::Doing;
 use crate::store::stored::{self, CircuitRow};
 use crate::store::{
-    Closed, NewCircuit, Opened, Result, Reuse, SlotWish, StoreError, WorkerCircuits,
+    Closed, LongOpen, NewCircuit, Opened, Result, Reuse, SlotWish, StoreError, WorkerCircuits,
 };
 
 /// The unique indexes of slots, as the migrations name them.
@@ -285,6 +286,37 @@ pub(super) async fn close_all(
 pub(super) async fn of_session(tx: &Transaction<'_>, session: SessionId) -> Result<Vec<Circuit>> {
     let wanted = "c.session_ids && $1 ORDER BY c.created_at, c.id";
     select(tx, wanted, &[session.0]).await
+}
+
+/// A page of people's circuits that were opened before a moment, by id.
+pub(super) async fn long_open(
+    tx: &Transaction<'_>,
+    opened_before: DateTime<Utc>,
+    after: Option<CircuitId>,
+    limit: usize,
+) -> Result<Vec<LongOpen>> {
+    let statement = tx
+        .prepare_cached(
+            "SELECT id, app, created_at FROM circuits WHERE app_mode::text = 'INTERACTIVE' \
+             AND protocol::text IN ('HTTP', 'TCP') AND created_at < $1 \
+             AND ($2::uuid IS NULL OR id > $2) ORDER BY id LIMIT $3",
+        )
+        .await
+        .doing(READING)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let after = after.map(|id| id.0);
+    let rows = tx
+        .query(&statement, &[&opened_before, &after, &limit])
+        .await;
+    let read = |row: &Row| {
+        Ok(LongOpen {
+            id: CircuitId(row.try_get(0)?),
+            app: row.try_get(1)?,
+            opened: row.try_get(2)?,
+        })
+    };
+    rows.and_then(|rows| rows.iter().map(read).collect())
+        .doing(READING)
 }
 
 /// The circuits that a condition on `$1`, a list of ids, selects.

@@ -29,8 +29,8 @@ pub use pool::PostgresConfig;
 
 use super::error::Doing as _;
 use super::{
-    Closed, HealthCheck, LoggedEvent, NewCircuit, NewEndpoint, Opened, Rerouting, Result, Reuse,
-    RouteChange, SessionToken, Store, WorkerCircuits, fit,
+    Closed, HealthCheck, LoggedEvent, LongOpen, NewCircuit, NewEndpoint, Opened, Rerouting, Result,
+    Reuse, RouteChange, SessionToken, Store, WorkerCircuits, fit,
 };
 
 /// Runs `work` in a transaction that writes, again if others got in its way. A macro, because no
@@ -207,6 +207,20 @@ impl Store for PostgresStore {
     async fn session_circuits(&self, session: SessionId) -> Result<Vec<Circuit>> {
         look!(self.pool, "listing circuits", |tx| circuits::of_session(
             &tx, session
+        ))
+    }
+
+    async fn long_open(
+        &self,
+        opened_before: DateTime<Utc>,
+        after: Option<CircuitId>,
+        limit: usize,
+    ) -> Result<Vec<LongOpen>> {
+        look!(self.pool, "listing circuits", |tx| circuits::long_open(
+            &tx,
+            opened_before,
+            after,
+            limit
         ))
     }
 

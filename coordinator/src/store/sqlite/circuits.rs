@@ -1,5 +1,6 @@
 //! Circuits in SQLite.
 
+use chrono::{DateTime, Utc};
 use patchbay_common::circuit::{Circuit, Slot};
 use patchbay_common::event::Change;
 use patchbay_common::id::{CircuitId, SessionId, WorkerId};
@@ -12,7 +13,9 @@ use super::rows::{self, micros};
 use super::{allocate, events, workers};
 use crate::store::error::Doing;
 use crate::store::stored::{self, CircuitRow};
-use crate::store::{Closed, NewCircuit, Opened, Result, Reuse, StoreError, WorkerCircuits};
+use crate::store::{
+    Closed, LongOpen, NewCircuit, Opened, Result, Reuse, StoreError, WorkerCircuits,
+};
 
 const OPENING: &str = "opening a circuit";
 const CLOSING: &str = "closing a circuit";
@@ -201,6 +204,37 @@ pub(super) fn close_all(
 pub(super) fn of_session(tx: &Transaction<'_>, session: SessionId) -> Result<Vec<Circuit>> {
     let wanted = "c.id IN (SELECT circuit FROM circuit_sessions WHERE session = ?1)";
     select(tx, wanted, &session.to_string())
+}
+
+/// A page of people's circuits that were opened before a moment, by id.
+pub(super) fn long_open(
+    tx: &Transaction<'_>,
+    opened_before: DateTime<Utc>,
+    after: Option<CircuitId>,
+    limit: usize,
+) -> Result<Vec<LongOpen>> {
+    let after = after.map(|id| id.to_string()).unwrap_or_default();
+    tx.prepare_cached(
+        "SELECT id, app, created_at FROM circuits WHERE app_mode = 'INTERACTIVE' \
+         AND protocol IN ('HTTP', 'TCP') AND created_at < ?1 AND id > ?2 ORDER BY id LIMIT ?3",
+    )
+    .and_then(|mut statement| {
+        let wanted = params![
+            micros(opened_before),
+            after,
+            i64::try_from(limit).unwrap_or(i64::MAX)
+        ];
+        statement
+            .query_map(wanted, |row| {
+                Ok(LongOpen {
+                    id: CircuitId(rows::uuid(row, 0)?),
+                    app: row.get(1)?,
+                    opened: rows::time(row, 2)?,
+                })
+            })?
+            .collect()
+    })
+    .doing(READING)
 }
 
 /// The circuits that a condition on `?1` selects, oldest first.

@@ -28,8 +28,8 @@ use tokio::sync::Mutex;
 
 use super::error::Doing;
 use super::{
-    Closed, HealthCheck, LoggedEvent, NewCircuit, NewEndpoint, Opened, Rerouting, Result, Reuse,
-    RouteChange, SessionToken, Store, StoreError, WorkerCircuits, fit,
+    Closed, HealthCheck, LoggedEvent, LongOpen, NewCircuit, NewEndpoint, Opened, Rerouting, Result,
+    Reuse, RouteChange, SessionToken, Store, StoreError, WorkerCircuits, fit,
 };
 
 /// How long a statement waits for another process to let go of the file.
@@ -302,6 +302,18 @@ impl Store for SqliteStore {
     async fn session_circuits(&self, session: SessionId) -> Result<Vec<Circuit>> {
         self.look("listing circuits", move |tx| {
             circuits::of_session(tx, session)
+        })
+        .await
+    }
+
+    async fn long_open(
+        &self,
+        opened_before: DateTime<Utc>,
+        after: Option<CircuitId>,
+        limit: usize,
+    ) -> Result<Vec<LongOpen>> {
+        self.look("listing circuits", move |tx| {
+            circuits::long_open(tx, opened_before, after, limit)
         })
         .await
     }

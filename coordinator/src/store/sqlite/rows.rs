@@ -107,7 +107,7 @@ fn optional_uuid(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Uuid>>
         .transpose()
 }
 
-fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<DateTime<Utc>> {
+pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<DateTime<Utc>> {
     let micros: i64 = row.get(column)?;
     DateTime::from_timestamp_micros(micros)
         .ok_or(rusqlite::Error::IntegralValueOutOfRange(column, micros))
