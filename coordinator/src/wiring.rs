@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use patchbay_common::lifecycle::{Drain, Notify, Outcome};
-use pingora_core::listeners::tls::Acceptor as TlsAcceptor;
+use patchbay_common::lifecycle::{Drain, Notify, Outcome, at_every_hangup};
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, Api, ApiSettings, App, Health, Metrics};
 use crate::circuits::{Closer, Endpoints, Opener};
 use crate::collect::{Collector, LastUses};
-use crate::config::{Config, Database};
-use crate::listen::{accept, bind, load_tls};
+use crate::config::{Config, Database, TlsFiles};
+use crate::listen::{LiveTls, accept, bind, load_tls, reload_tls};
 use crate::publish::redis::Redis;
 use crate::publish::{Acknowledgements, Bus, Outbox, Publisher, Streams};
 use crate::registry::{Marks, Registry, watch_over};
@@ -108,6 +108,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     }
     let tls = config.tls.as_ref().map(load_tls).transpose();
     let tls = tls.context("proxy_coordinator")?;
+    let tls = tls.map(|tls| Arc::new(ArcSwap::new(tls)));
     let socket = bind(config.bind).context("proxy_coordinator.bind_addr")?;
     migrate(&config)?;
     let rooms = Arc::new(Rooms::new(&config)?);
@@ -129,6 +130,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
             app: Arc::new(Api::new(api::router(app), rooms.drain.clone())),
             rooms: Arc::clone(&rooms),
             socket: Mutex::new(Some(socket)),
+            files: config.tls.clone(),
             tls,
         },
     );
@@ -283,7 +285,8 @@ struct Serving {
     app: Arc<Api>,
     rooms: Arc<Rooms>,
     socket: Mutex<Option<TcpListener>>,
-    tls: Option<Arc<TlsAcceptor>>,
+    files: Option<TlsFiles>,
+    tls: Option<LiveTls>,
 }
 
 #[async_trait]
@@ -311,7 +314,15 @@ impl BackgroundService for Serving {
         }
         Notify.ready("serving");
         let (tls, app) = (self.tls.clone(), Arc::clone(&self.app));
-        if let Err(error) = accept(socket, tls, app, &rooms.drain, &shutdown).await {
+        let reload = || match (&self.files, &self.tls) {
+            (Some(files), Some(tls)) => reload_tls(files, tls),
+            _ => log::info!("nothing to read anew: there is no certificate"),
+        };
+        let served = tokio::select! {
+            served = accept(socket, tls, app, &rooms.drain, &shutdown) => served,
+            () = at_every_hangup(reload) => Ok(()),
+        };
+        if let Err(error) = served {
             log::error!("the API does not listen: {error}");
             std::process::exit(1);
         }

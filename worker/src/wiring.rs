@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use dashmap::DashSet;
 use patchbay_common::circuit::{Protocol, Slot};
-use patchbay_common::lifecycle::{Drain, Notify, Outcome};
+use patchbay_common::lifecycle::{Drain, Notify, Outcome, at_every_hangup};
 use pingora_core::apps::HttpServerApp as _;
-use pingora_core::listeners::tls::Acceptor as TlsAcceptor;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
@@ -25,8 +25,8 @@ use crate::admin::Admin;
 use crate::config::{Config, Frontend};
 use crate::context::MAX_ATTEMPTS;
 use crate::frontend::{
-    Acceptor, Carry, ConnectionGate, HttpCarrier, ListenError, PortRange, TcpCarrier, bind,
-    load_tls,
+    Acceptor, Carry, ConnectionGate, HttpCarrier, ListenError, LiveTls, PortRange, TcpCarrier,
+    bind, load_tls, reload_tls,
 };
 use crate::metrics::Metrics;
 use crate::proxy::CircuitProxy;
@@ -72,6 +72,7 @@ pub fn check(config: &Config) -> Vec<String> {
 pub fn run(config: Config) -> anyhow::Result<()> {
     raise_file_limit();
     let tls = config.tls.as_ref().map(load_tls).transpose()?;
+    let tls = tls.map(|tls| Arc::new(ArcSwap::new(tls)));
     let sockets = Sockets::bind(&config)?;
     let format = config.log_format;
     let rooms = Arc::new(Rooms {
@@ -96,6 +97,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         "sync",
         Syncing {
             rooms: Arc::clone(&rooms),
+            tls: tls.clone(),
             ports,
         },
     ));
@@ -203,6 +205,7 @@ impl Sockets {
 /// The service that keeps the table.
 struct Syncing {
     rooms: Arc<Rooms>,
+    tls: Option<LiveTls>,
     ports: Option<Arc<DashSet<u16>>>,
 }
 
@@ -223,7 +226,15 @@ impl BackgroundService for Syncing {
             }
         };
         rooms.link.send_replace(Some(link));
-        tokio::join!(rooms.prober.run(), Notify.feed_watchdog());
+        let reload = || match (&rooms.config.tls, &self.tls) {
+            (Some(files), Some(tls)) => reload_tls(files, tls),
+            _ => log::info!("nothing to read anew: there are no certificates"),
+        };
+        tokio::join!(
+            rooms.prober.run(),
+            Notify.feed_watchdog(),
+            at_every_hangup(reload)
+        );
     }
 }
 
@@ -248,7 +259,7 @@ impl Serving for BoundPorts {
 struct Traffic {
     rooms: Arc<Rooms>,
     conf: Arc<ServerConf>,
-    tls: Option<Arc<TlsAcceptor>>,
+    tls: Option<LiveTls>,
     sockets: Mutex<Option<Sockets>>,
 }
 

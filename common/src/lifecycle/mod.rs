@@ -2,7 +2,9 @@
 //! told. Every program uses it the same way; it knows neither listeners nor protocols.
 
 mod drain;
+mod hangup;
 mod systemd;
 
 pub use drain::{Drain, InFlight, Outcome};
+pub use hangup::at_every_hangup;
 pub use systemd::Notify;

@@ -23,7 +23,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-pub use tls::{TlsError, load as load_tls};
+pub use tls::{LiveTls, TlsError, load as load_tls, reload as reload_tls};
 
 /// Connections the system queues for us (the incumbent's figure).
 const BACKLOG: i32 = 1_024;
@@ -68,7 +68,7 @@ pub fn bind(address: SocketAddr) -> Result<StdListener, ListenError> {
 /// If the socket cannot be registered with the runtime.
 pub async fn accept<A: ServerApp + Send + Sync + 'static>(
     listener: StdListener,
-    tls: Option<Arc<TlsAcceptor>>,
+    tls: Option<LiveTls>,
     app: Arc<A>,
     drain: &Drain,
     shutdown: &ShutdownWatch,
@@ -88,7 +88,11 @@ pub async fn accept<A: ServerApp + Send + Sync + 'static>(
         match accepted {
             Ok((stream, _)) => {
                 failing = false;
-                let (app, tls, shutdown) = (Arc::clone(&app), tls.clone(), shutdown.clone());
+                let (app, tls, shutdown) = (
+                    Arc::clone(&app),
+                    tls.as_ref().map(|tls| tls.load_full()),
+                    shutdown.clone(),
+                );
                 tokio::spawn(async move {
                     let _place = place;
                     if let Some(stream) = open(stream, tls).await {

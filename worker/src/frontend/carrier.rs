@@ -9,14 +9,13 @@ use async_trait::async_trait;
 use patchbay_common::lifecycle::Drain;
 use patchbay_common::request_id::RequestId;
 use pingora_core::apps::ServerApp;
-use pingora_core::listeners::tls::Acceptor as TlsAcceptor;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::{GetSocketDigest as _, SocketDigest, Stream};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::Guarded;
+use super::{Guarded, LiveTls};
 use crate::access_log::{AccessLog, Line};
 use crate::error::Refusal;
 use crate::metrics::Metrics;
@@ -38,14 +37,14 @@ pub trait Carry: Send + Sync + 'static {
 /// HTTP, in plaintext or TLS, carried by a Pingora application.
 pub struct HttpCarrier<A> {
     app: Arc<A>,
-    tls: Option<Arc<TlsAcceptor>>,
+    tls: Option<LiveTls>,
     head_patience: Duration,
 }
 
 impl<A> HttpCarrier<A> {
     /// Hands connections to `app`, after a handshake if `tls` is given. The head of a request has
     /// to be complete within `head_patience`.
-    pub fn new(app: Arc<A>, tls: Option<Arc<TlsAcceptor>>, head_patience: Duration) -> Self {
+    pub fn new(app: Arc<A>, tls: Option<LiveTls>, head_patience: Duration) -> Self {
         Self {
             app,
             tls,
@@ -62,7 +61,7 @@ impl<A: ServerApp + Send + Sync + 'static> Carry for HttpCarrier<A> {
         };
         let stream: Stream = match &self.tls {
             None => Box::new(Guarded::new(stream, self.head_patience)),
-            Some(tls) => match timeout(HANDSHAKE, tls.tls_handshake(stream)).await {
+            Some(tls) => match timeout(HANDSHAKE, tls.load_full().tls_handshake(stream)).await {
                 Ok(Ok(stream)) => Box::new(Guarded::new(stream, self.head_patience)),
                 Ok(Err(error)) => {
                     log::debug!("a TLS handshake failed: {error}");

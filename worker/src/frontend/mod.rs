@@ -17,4 +17,4 @@ pub use carrier::{Carry, HttpCarrier, TcpCarrier};
 pub use guard::{Control, Guarded};
 pub use listen::{ListenError, bind};
 pub use port::PortRange;
-pub use tls::{TlsError, load as load_tls};
+pub use tls::{LiveTls, TlsError, load as load_tls, reload as reload_tls};

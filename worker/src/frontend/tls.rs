@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use pingora_core::listeners::tls::Acceptor;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
@@ -46,6 +47,9 @@ pub fn load(files: &TlsFiles) -> Result<Arc<Acceptor>, TlsError> {
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.cert)
         .and_then(Iterator::collect)
         .map_err(chain_error)?;
+    if chain.is_empty() {
+        return Err(chain_error(rustls::pki_types::pem::Error::NoItemsFound));
+    }
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|cause| TlsError::Key {
         file: files.key.clone(),
         cause,
@@ -57,4 +61,19 @@ pub fn load(files: &TlsFiles) -> Result<Arc<Acceptor>, TlsError> {
         .map_err(TlsError::Unusable)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(Acceptor::from_server_config(Arc::new(config))))
+}
+
+/// TLS with the certificate in use, which a reload exchanges. Connections keep the one they began
+/// with.
+pub type LiveTls = Arc<ArcSwap<Acceptor>>;
+
+/// Takes the certificate in these files into use; one that cannot be used leaves the old in place.
+pub fn reload(files: &TlsFiles, live: &LiveTls) {
+    match load(files) {
+        Ok(tls) => {
+            live.store(tls);
+            log::info!("the certificate in {} is in use", files.cert.display());
+        }
+        Err(error) => log::error!("the certificate in use stays: {error}"),
+    }
 }
