@@ -293,10 +293,10 @@ async fn words_sent_with_the_handshake_arrive() -> Result<()> {
 }
 
 #[tokio::test]
-async fn closing_a_circuit_leaves_open_sockets_and_refuses_new_ones() -> Result<()> {
+async fn closing_a_circuit_ends_open_sockets_and_refuses_new_ones() -> Result<()> {
     let rig = Rig::start(Parts::embedded()).await?;
     let door = rig.open("jupyter").await?;
-    let (socket, _) = socket::open(&door, "/ws/held", &[]).await?;
+    let (mut socket, _) = socket::open(&door, "/ws/held", &[]).await?;
     rig.opener.close(door.circuit).await?;
     patchbay_tests::eventually::eventually(
         "new ones are refused",
@@ -308,6 +308,9 @@ async fn closing_a_circuit_leaves_open_sockets_and_refuses_new_ones() -> Result<
         Handshake::Refused(status, _) => assert_eq!(status, 400),
         Handshake::Open(..) => bail!("a closed circuit opens a WebSocket"),
     }
-    drop(socket.into_future());
+    let ended = async { while let Some(Ok(_)) = socket.next().await {} };
+    tokio::time::timeout(std::time::Duration::from_secs(1), ended)
+        .await
+        .context("the open socket outlives its circuit")?;
     Ok(())
 }
