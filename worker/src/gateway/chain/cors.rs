@@ -60,9 +60,8 @@ impl Cors {
             return Ok(None);
         };
         if allowed {
-            let or = |own: &str, asked: &str| {
-                header_value(if own.is_empty() { asked } else { own })
-            };
+            let or =
+                |own: &str, asked: &str| header_value(if own.is_empty() { asked } else { own });
             let wanted = text("access-control-request-headers").unwrap_or_default();
             headers.push((ACCESS_CONTROL_ALLOW_METHODS, or(&self.methods, method)));
             headers.push((ACCESS_CONTROL_ALLOW_HEADERS, or(&self.headers, wanted)));

@@ -145,8 +145,7 @@ impl KeySet {
 impl Key {
     fn signs_by(&self, algorithm: Algorithm) -> bool {
         let said = self.algorithm.map(|said| said.to_string());
-        fits(&self.decoding, algorithm)
-            && said.is_none_or(|said| said == format!("{algorithm:?}"))
+        fits(&self.decoding, algorithm) && said.is_none_or(|said| said == format!("{algorithm:?}"))
     }
 }
 
@@ -215,7 +214,10 @@ impl Jwks {
     /// Whether a request may ask for another fetch.
     pub fn may_look_again(&self) -> bool {
         let now = Instant::now();
-        self.shared.ask_again.borrow().is_none_or(|then| now >= then)
+        self.shared
+            .ask_again
+            .borrow()
+            .is_none_or(|then| now >= then)
             || self.keys().is_empty()
     }
 

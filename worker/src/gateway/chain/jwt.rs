@@ -211,7 +211,9 @@ impl Jwt {
         }
         for (name, claim) in &settings.claim_headers {
             if let Some(value) = claims.get(claim).and_then(text) {
-                passage.to_service.push((name.clone(), header_value(&value)));
+                passage
+                    .to_service
+                    .push((name.clone(), header_value(&value)));
             }
         }
         if !settings.keep_token {

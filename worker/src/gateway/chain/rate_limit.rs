@@ -34,12 +34,8 @@ const CROWD: u64 = 0;
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-type Buckets = RateLimiter<
-    u64,
-    DashMapStateStore<u64, RandomState>,
-    QuantaClock,
-    StateInformationMiddleware,
->;
+type Buckets =
+    RateLimiter<u64, DashMapStateStore<u64, RandomState>, QuantaClock, StateInformationMiddleware>;
 
 /// What tells one bucket from another.
 #[derive(Clone, Debug, PartialEq, Eq)]

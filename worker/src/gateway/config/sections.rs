@@ -8,25 +8,25 @@ use patchbay_common::config::{Seconds, Secret};
 use serde::{Deserialize, Deserializer};
 
 /// `[gateway]`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub(super) struct Gateway {
-    pub(super) bind: Texts,
-    pub(super) admin_bind: Option<String>,
-    pub(super) tls_cert: Option<PathBuf>,
-    pub(super) tls_privkey: Option<PathBuf>,
-    pub(super) trusted_proxies: Texts,
-    pub(super) timeout_status: Option<u16>,
-    pub(super) sticky_secret: Option<Secret>,
-    pub(super) default_middleware: Vec<String>,
-    pub(super) routes: BTreeMap<String, Route>,
-    pub(super) services: BTreeMap<String, Service>,
-    pub(super) middleware: BTreeMap<String, Middleware>,
+pub(crate) struct Gateway {
+    pub(crate) bind: Texts,
+    pub(crate) admin_bind: Option<String>,
+    pub(crate) tls_cert: Option<PathBuf>,
+    pub(crate) tls_privkey: Option<PathBuf>,
+    pub(crate) trusted_proxies: Texts,
+    pub(crate) timeout_status: Option<u16>,
+    pub(crate) sticky_secret: Option<Secret>,
+    pub(crate) default_middleware: Vec<String>,
+    pub(crate) routes: BTreeMap<String, Route>,
+    pub(crate) services: BTreeMap<String, Service>,
+    pub(crate) middleware: BTreeMap<String, Middleware>,
 }
 
 /// One text or a list of texts.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Texts(pub(super) Vec<String>);
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Texts(pub(crate) Vec<String>);
 
 impl<'de> Deserialize<'de> for Texts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -44,63 +44,63 @@ impl<'de> Deserialize<'de> for Texts {
 }
 
 /// `[gateway.routes.NAME]`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub(super) struct Route {
-    pub(super) host: Texts,
-    pub(super) path: Option<String>,
-    pub(super) path_prefix: Option<String>,
-    pub(super) methods: Vec<String>,
-    pub(super) headers: BTreeMap<String, String>,
-    pub(super) middleware: Vec<String>,
-    pub(super) service: Option<String>,
-    pub(super) redirect: Option<Redirect>,
-    pub(super) respond: Option<Respond>,
-    pub(super) strip_prefix: Option<String>,
-    pub(super) add_prefix: Option<String>,
-    pub(super) request_headers: BTreeMap<String, String>,
-    pub(super) response_headers: BTreeMap<String, String>,
-    pub(super) pass_host: Option<bool>,
-    pub(super) connect_timeout: Option<Seconds>,
-    pub(super) response_timeout: Option<Seconds>,
-    pub(super) idle_timeout: Option<Seconds>,
-    pub(super) retries: Option<u32>,
+pub(crate) struct Route {
+    pub(crate) host: Texts,
+    pub(crate) path: Option<String>,
+    pub(crate) path_prefix: Option<String>,
+    pub(crate) methods: Vec<String>,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) middleware: Vec<String>,
+    pub(crate) service: Option<String>,
+    pub(crate) redirect: Option<Redirect>,
+    pub(crate) respond: Option<Respond>,
+    pub(crate) strip_prefix: Option<String>,
+    pub(crate) add_prefix: Option<String>,
+    pub(crate) request_headers: BTreeMap<String, String>,
+    pub(crate) response_headers: BTreeMap<String, String>,
+    pub(crate) pass_host: Option<bool>,
+    pub(crate) connect_timeout: Option<Seconds>,
+    pub(crate) response_timeout: Option<Seconds>,
+    pub(crate) idle_timeout: Option<Seconds>,
+    pub(crate) retries: Option<u32>,
 }
 
 /// `redirect = { … }`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub(super) struct Redirect {
-    pub(super) to: String,
-    pub(super) status: Option<u16>,
+pub(crate) struct Redirect {
+    pub(crate) to: String,
+    pub(crate) status: Option<u16>,
 }
 
 /// `respond = { … }`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub(super) struct Respond {
-    pub(super) status: Option<u16>,
-    pub(super) body: String,
-    pub(super) content_type: Option<String>,
+pub(crate) struct Respond {
+    pub(crate) status: Option<u16>,
+    pub(crate) body: String,
+    pub(crate) content_type: Option<String>,
 }
 
 /// `[gateway.services.NAME]`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub(super) struct Service {
-    pub(super) instances: Vec<Instance>,
-    pub(super) balance: Balance,
-    pub(super) hash_by: Option<String>,
-    pub(super) sticky: Option<Sticky>,
-    pub(super) health: Option<Health>,
-    pub(super) breaker: Option<Breaker>,
+pub(crate) struct Service {
+    pub(crate) instances: Vec<Instance>,
+    pub(crate) balance: Balance,
+    pub(crate) hash_by: Option<String>,
+    pub(crate) sticky: Option<Sticky>,
+    pub(crate) health: Option<Health>,
+    pub(crate) breaker: Option<Breaker>,
 }
 
 /// `"host:port"`, or a table.
-#[derive(Clone, Debug)]
-pub(super) struct Instance {
-    pub(super) address: String,
-    pub(super) weight: f64,
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Instance {
+    pub(crate) address: String,
+    pub(crate) weight: f64,
 }
 
 impl<'de> Deserialize<'de> for Instance {
@@ -138,7 +138,7 @@ fn one() -> f64 {
 /// How one of several instances is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Balance {
+pub(crate) enum Balance {
     /// In turn, by weight.
     #[default]
     RoundRobin,
@@ -151,124 +151,123 @@ pub enum Balance {
 }
 
 /// `sticky = { … }`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub(super) struct Sticky {
-    pub(super) cookie: Option<String>,
-    pub(super) lifetime: Option<Seconds>,
+pub(crate) struct Sticky {
+    pub(crate) cookie: Option<String>,
+    pub(crate) lifetime: Option<Seconds>,
 }
 
 /// `health = { … }`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub(super) struct Health {
-    pub(super) path: Option<String>,
-    pub(super) interval: Option<Seconds>,
-    pub(super) timeout: Option<Seconds>,
+pub(crate) struct Health {
+    pub(crate) path: Option<String>,
+    pub(crate) interval: Option<Seconds>,
+    pub(crate) timeout: Option<Seconds>,
 }
 
 /// `breaker = { … }`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub(super) struct Breaker {
-    pub(super) consecutive: Option<u32>,
-    pub(super) ratio: Option<f64>,
-    pub(super) minimum: Option<u32>,
-    pub(super) open_for: Option<Seconds>,
-    pub(super) open_at_most: Option<Seconds>,
+pub(crate) struct Breaker {
+    pub(crate) consecutive: Option<u32>,
+    pub(crate) ratio: Option<f64>,
+    pub(crate) minimum: Option<u32>,
+    pub(crate) open_for: Option<Seconds>,
+    pub(crate) open_at_most: Option<Seconds>,
 }
 
 /// `[gateway.middleware.NAME.KIND]`: exactly one kind.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub(super) struct Middleware {
-    pub(super) jwt: Option<Jwt>,
-    pub(super) api_key: Option<ApiKey>,
-    pub(super) forward_auth: Option<ForwardAuth>,
-    pub(super) rate_limit: Option<RateLimit>,
-    pub(super) addresses: Option<Addresses>,
-    pub(super) cors: Option<Cors>,
+pub(crate) struct Middleware {
+    pub(crate) jwt: Option<Jwt>,
+    pub(crate) api_key: Option<ApiKey>,
+    pub(crate) forward_auth: Option<ForwardAuth>,
+    pub(crate) rate_limit: Option<RateLimit>,
+    pub(crate) addresses: Option<Addresses>,
+    pub(crate) cors: Option<Cors>,
 }
 
 /// `jwt`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub(super) struct Jwt {
-    pub(super) algorithms: Vec<String>,
-    pub(super) secret: Option<Secret>,
-    pub(super) public_key: Option<PathBuf>,
-    pub(super) jwks_url: Option<String>,
-    pub(super) jwks_cooldown: Option<Seconds>,
-    pub(super) jwks_timeout: Option<Seconds>,
-    pub(super) header: Option<String>,
-    pub(super) cookie: Option<String>,
-    pub(super) issuer: Texts,
-    pub(super) audience: Texts,
-    pub(super) leeway: Option<Seconds>,
-    pub(super) permissions_claim: Option<String>,
-    pub(super) require_all: Vec<String>,
-    pub(super) require_any: Vec<String>,
-    pub(super) claim_headers: BTreeMap<String, String>,
-    pub(super) keep_token: bool,
+pub(crate) struct Jwt {
+    pub(crate) algorithms: Vec<String>,
+    pub(crate) secret: Option<Secret>,
+    pub(crate) public_key: Option<PathBuf>,
+    pub(crate) jwks_url: Option<String>,
+    pub(crate) jwks_cooldown: Option<Seconds>,
+    pub(crate) jwks_timeout: Option<Seconds>,
+    pub(crate) header: Option<String>,
+    pub(crate) cookie: Option<String>,
+    pub(crate) issuer: Texts,
+    pub(crate) audience: Texts,
+    pub(crate) leeway: Option<Seconds>,
+    pub(crate) permissions_claim: Option<String>,
+    pub(crate) require_all: Vec<String>,
+    pub(crate) require_any: Vec<String>,
+    pub(crate) claim_headers: BTreeMap<String, String>,
+    pub(crate) keep_token: bool,
 }
 
 /// `api_key`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub(super) struct ApiKey {
-    pub(super) header: Option<String>,
-    pub(super) query: Option<String>,
-    pub(super) keys: BTreeMap<String, Key>,
-    pub(super) require_all: Vec<String>,
-    pub(super) require_any: Vec<String>,
-    pub(super) subject_header: Option<String>,
+pub(crate) struct ApiKey {
+    pub(crate) header: Option<String>,
+    pub(crate) keys: BTreeMap<String, Key>,
+    pub(crate) require_all: Vec<String>,
+    pub(crate) require_any: Vec<String>,
+    pub(crate) subject_header: Option<String>,
 }
 
 /// `[gateway.middleware.NAME.api_key.keys.SUBJECT]`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub(super) struct Key {
-    pub(super) sha256: String,
-    pub(super) permissions: Vec<String>,
+pub(crate) struct Key {
+    pub(crate) sha256: String,
+    pub(crate) permissions: Vec<String>,
 }
 
 /// `forward_auth`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub(super) struct ForwardAuth {
-    pub(super) url: String,
-    pub(super) timeout: Option<Seconds>,
-    pub(super) request_headers: Option<Vec<String>>,
-    pub(super) response_headers: Vec<String>,
-    pub(super) subject_header: Option<String>,
+pub(crate) struct ForwardAuth {
+    pub(crate) url: String,
+    pub(crate) timeout: Option<Seconds>,
+    pub(crate) request_headers: Option<Vec<String>>,
+    pub(crate) response_headers: Vec<String>,
+    pub(crate) subject_header: Option<String>,
 }
 
 /// `rate_limit`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub(super) struct RateLimit {
-    pub(super) rate: Option<f64>,
-    pub(super) per: Option<Seconds>,
-    pub(super) burst: Option<u32>,
-    pub(super) key: Option<String>,
+pub(crate) struct RateLimit {
+    pub(crate) rate: Option<f64>,
+    pub(crate) per: Option<Seconds>,
+    pub(crate) burst: Option<u32>,
+    pub(crate) key: Option<String>,
 }
 
 /// `addresses`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub(super) struct Addresses {
-    pub(super) allow: Texts,
-    pub(super) deny: Texts,
+pub(crate) struct Addresses {
+    pub(crate) allow: Texts,
+    pub(crate) deny: Texts,
 }
 
 /// `cors`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub(super) struct Cors {
-    pub(super) origins: Vec<String>,
-    pub(super) methods: Vec<String>,
-    pub(super) headers: Vec<String>,
-    pub(super) expose: Vec<String>,
-    pub(super) credentials: bool,
-    pub(super) max_age: Option<Seconds>,
+pub(crate) struct Cors {
+    pub(crate) origins: Vec<String>,
+    pub(crate) methods: Vec<String>,
+    pub(crate) headers: Vec<String>,
+    pub(crate) expose: Vec<String>,
+    pub(crate) credentials: bool,
+    pub(crate) max_age: Option<Seconds>,
 }

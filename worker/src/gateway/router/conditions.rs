@@ -29,11 +29,7 @@ impl Conditions {
     /// More is more specific: headers first, then methods, then exact values.
     pub(super) fn weight(&self) -> (usize, bool, usize) {
         let values = self.headers.iter().filter(|one| one.value.is_some());
-        (
-            self.headers.len(),
-            !self.methods.is_empty(),
-            values.count(),
-        )
+        (self.headers.len(), !self.methods.is_empty(), values.count())
     }
 
     /// Whether a request can meet both.

@@ -27,7 +27,9 @@ fn rule(name: &str, host: &str, path: &str) -> Rule {
     let hosts = host.split(' ').filter(|host| !host.is_empty());
     Rule {
         name: name.into(),
-        hosts: hosts.map(|host| HostPattern::parse(host).unwrap()).collect(),
+        hosts: hosts
+            .map(|host| HostPattern::parse(host).unwrap())
+            .collect(),
         path: path.unwrap(),
         conditions: Conditions::default(),
     }
@@ -58,9 +60,11 @@ impl Table {
 
     fn ask(&self, request: &str, headers: Vec<(&'static str, &'static str)>) -> &str {
         let (method, rest) = request.split_once(' ').unwrap();
-        let (host, path) = rest.split_once('/').map_or((rest, "/".into()), |(host, path)| {
-            (host, format!("/{path}"))
-        });
+        let (host, path) = rest
+            .split_once('/')
+            .map_or((rest, "/".into()), |(host, path)| {
+                (host, format!("/{path}"))
+            });
         let headers = Headers(headers);
         let here: SocketAddr = "127.0.0.1:80".parse().unwrap();
         let head = Head {
@@ -162,7 +166,11 @@ fn what_a_service_takes_for_the_same_path_takes_the_same_route() {
     ] {
         assert_eq!(table.get(path), "refused", "{path}");
     }
-    assert_eq!(table.get("h/admin%2fx"), "open", "an escaped slash divides nothing");
+    assert_eq!(
+        table.get("h/admin%2fx"),
+        "open",
+        "an escaped slash divides nothing"
+    );
     assert_eq!(table.get("h/page%2f"), "open");
     assert_eq!(table.get("h/100%/x"), "open", "not an escape");
     assert_eq!(table.get(&format!("h{}", "/a".repeat(65))), "refused");
@@ -210,15 +218,23 @@ fn ties_are_refused_and_all_named() {
         .map(|tie| format!("{}{}", tie.first, tie.second))
         .collect();
     assert_eq!(pairs, ["ab", "cd", "ef", "hj", "ij"]);
-    assert!(ties[0].to_string().contains("x.com, /api/{}"), "{}", ties[0]);
+    assert!(
+        ties[0].to_string().contains("x.com, /api/{}"),
+        "{}",
+        ties[0]
+    );
 }
 
 #[test]
 fn patterns_that_cannot_be_meant_are_refused() {
-    for path in ["api", "/a/*/b", "/a*", "/{}/x", "/x{id}", "/a/../b", "/{a}{b}"] {
+    for path in [
+        "api", "/a/*/b", "/a*", "/{}/x", "/x{id}", "/a/../b", "/{a}{b}",
+    ] {
         assert!(PathPattern::parse(path).is_err(), "{path}");
     }
-    for host in ["", "*", "*x.com", "a.*.com", "http://a", "a:80", "a/b", "a..b"] {
+    for host in [
+        "", "*", "*x.com", "a.*.com", "http://a", "a:80", "a/b", "a..b",
+    ] {
         assert!(HostPattern::parse(host).is_err(), "{host}");
     }
     assert!(HostPattern::parse("[::1]").is_ok());
