@@ -5,6 +5,7 @@
 //! one clear line and an exit, and accepted from only when the circuits are known.
 
 mod gateway;
+mod reload;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +22,8 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
 use tokio::sync::watch;
+
+pub use reload::Source;
 
 use crate::access_log::AccessLog;
 use crate::admin::Admin;
@@ -80,7 +83,7 @@ fn try_address(mistakes: &mut Vec<String>, key: &str, address: SocketAddr) {
 ///
 /// # Errors
 /// If it cannot start.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, source: Source) -> anyhow::Result<()> {
     raise_file_limit();
     let tls = config.tls.as_ref().map(load_tls).transpose()?;
     let tls = tls.map(|tls| Arc::new(ArcSwap::new(tls)));
@@ -113,6 +116,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     server.add_service(background_service(
         "sync",
         Syncing {
+            source,
             rooms: Arc::clone(&rooms),
             tls: tls.clone(),
             ports,
@@ -227,6 +231,7 @@ impl Sockets {
 
 /// The service that keeps the table.
 struct Syncing {
+    source: Source,
     rooms: Arc<Rooms>,
     tls: Option<LiveTls>,
     ports: Option<Arc<DashSet<u16>>>,
@@ -257,7 +262,9 @@ impl BackgroundService for Syncing {
         if let Some(gateway) = &rooms.gateway {
             gateway.gateway.start();
         }
+        let hangup = tokio::sync::Notify::new();
         let reload = || {
+            hangup.notify_one();
             if let (Some(files), Some(tls)) = (&rooms.config.tls, &self.tls) {
                 reload_tls(files, tls);
             }
@@ -268,7 +275,13 @@ impl BackgroundService for Syncing {
                 log::info!("nothing to read anew: there are no certificates");
             }
         };
+        let follow = async {
+            if let (Some(room), Some(started)) = (&rooms.gateway, &rooms.config.gateway) {
+                reload::follow(&self.source, room, started, &hangup).await;
+            }
+        };
         tokio::join!(
+            follow,
             rooms.prober.run(),
             Notify.feed_watchdog(),
             at_every_hangup(reload)
@@ -314,7 +327,10 @@ impl BackgroundService for Traffic {
         let link = rooms.link().await;
         let config = &rooms.config;
         let metrics = match Metrics::new(&rooms.table, &link, &rooms.gate) {
-            Ok(metrics) => Arc::new(metrics),
+            Ok(metrics) => {
+                let gateway = rooms.gateway.as_ref();
+                Arc::new(metrics.with_gateway(gateway.map(|room| Arc::clone(&room.gateway))))
+            }
             Err(error) => {
                 log::error!("the metrics cannot be registered: {error}");
                 std::process::exit(1);

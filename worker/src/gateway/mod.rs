@@ -7,6 +7,7 @@
 
 pub mod chain;
 pub mod config;
+pub mod counts;
 pub mod plan;
 pub mod refusal;
 pub mod router;
@@ -80,6 +81,14 @@ impl Gateway {
     /// The status for a service that does not answer in time.
     pub fn timeout_status(&self) -> u16 {
         self.at_work.load().timeout_status
+    }
+
+    /// Appends what was counted, by route, to an exposition.
+    pub fn append_counts(&self, text: &mut String) {
+        let at_work = self.at_work.load();
+        let routes = at_work.plan.routes().iter();
+        let counted = routes.map(|route| (&*route.name, route.action.service(), &*route.counts));
+        counts::append(text, counted);
     }
 
     /// How many routes and services there are.

@@ -66,6 +66,21 @@ impl GatewayConfig {
             sections: section,
         })
     }
+
+    /// Keys that differ in `other` and cannot change while the process runs.
+    pub fn fixed_keys_changed(&self, other: &Self) -> Vec<&'static str> {
+        let keys = [
+            ("bind", self.binds != other.binds),
+            ("admin_bind", self.admin_bind != other.admin_bind),
+            ("tls_cert", self.tls != other.tls),
+            (
+                "trusted_proxies",
+                self.trusted_proxies != other.trusted_proxies,
+            ),
+        ];
+        let changed = keys.into_iter().filter(|(_, changed)| *changed);
+        changed.map(|(key, _)| key).collect()
+    }
 }
 
 fn timeout_status(loader: &mut Loader, given: Option<u16>) -> u16 {

@@ -56,16 +56,23 @@ impl Plan {
                 plan.services.insert(name.clone(), service);
             }
         }
-        plan.add_routes(wanted, &mut flaws);
+        let before = before.map_or(&[][..], |plan| &plan.routes);
+        plan.add_routes(wanted, before, &mut flaws);
         (plan, flaws)
     }
 
-    fn add_routes(&mut self, wanted: &sections::Gateway, flaws: &mut Vec<Flaw>) {
+    fn add_routes(
+        &mut self,
+        wanted: &sections::Gateway,
+        before: &[Arc<LiveRoute>],
+        flaws: &mut Vec<Flaw>,
+    ) {
         let parts = route::Parts {
             services: &self.services,
             middleware: &self.middleware,
             identity: self.identity_headers(),
             wanted,
+            before,
         };
         let mut rules: Vec<Rule> = Vec::new();
         let mut routes = Vec::new();

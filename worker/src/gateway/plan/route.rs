@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use super::{Flaw, LiveService};
 use crate::gateway::chain::{Chain, LimitKey, Stage};
 use crate::gateway::config::sections;
+use crate::gateway::counts::Counts;
 use crate::gateway::router::{Conditions, HeaderCondition, HostPattern, PathPattern, Rule};
 
 /// One route in use.
@@ -34,6 +35,8 @@ pub struct LiveRoute {
     pub pass_host: bool,
     /// How long the service may take to begin its answer; `None` means for ever.
     pub response_timeout: Option<Duration>,
+    /// What was counted.
+    pub counts: Arc<Counts>,
 }
 
 /// What is done with a request.
@@ -60,12 +63,33 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// Name of the service, empty if there is none.
+    pub fn service(&self) -> &str {
+        match self {
+            Self::Service(service) => &service.name,
+            Self::Redirect { .. } | Self::Respond { .. } => "",
+        }
+    }
+}
+
 /// What routes are put together from.
 pub(super) struct Parts<'a> {
     pub(super) services: &'a BTreeMap<String, Arc<LiveService>>,
     pub(super) middleware: &'a BTreeMap<String, (sections::Middleware, Stage)>,
     pub(super) identity: Arc<[HeaderName]>,
     pub(super) wanted: &'a sections::Gateway,
+    pub(super) before: &'a [Arc<LiveRoute>],
+}
+
+impl Parts<'_> {
+    fn counts(&self, name: &str) -> Arc<Counts> {
+        // Routes are built in the order of their names.
+        let before = self.before;
+        let known = before.binary_search_by(|route| route.name.as_str().cmp(name));
+        let known = known.ok().and_then(|index| before.get(index));
+        known.map_or_else(Arc::default, |route| Arc::clone(&route.counts))
+    }
 }
 
 /// Notes flaws of one route.
@@ -138,6 +162,7 @@ pub(super) fn build(
         identity: Arc::clone(&parts.identity),
         pass_host: section.pass_host.unwrap_or(true),
         response_timeout: section.response_timeout.map(|time| time.0),
+        counts: parts.counts(name),
     };
     Some((rule, route))
 }
