@@ -133,12 +133,7 @@ pub(super) fn build(
     let hosts: Vec<HostPattern> = hosts
         .filter_map(|host| notes.good("host", HostPattern::parse(host)))
         .collect();
-    let rule = Rule {
-        name: name.to_owned(),
-        hosts,
-        path: path?,
-        conditions: conditions(section, &mut notes),
-    };
+    let conditions = conditions(section, &mut notes);
     if let Some(prefix) = &section.add_prefix
         && (!prefix.starts_with('/') || prefix.ends_with('/') || prefix.contains(['?', ' ']))
     {
@@ -151,6 +146,12 @@ pub(super) fn build(
     if notes.any() {
         return None;
     }
+    let rule = Rule {
+        name: name.to_owned(),
+        hosts,
+        path: path?,
+        conditions,
+    };
     let route = LiveRoute {
         name: name.to_owned(),
         action: action?,
