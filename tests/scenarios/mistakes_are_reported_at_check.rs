@@ -179,8 +179,7 @@ async fn all_mistakes_together() -> Result<()> {
 async fn wrong_keys_certificates_and_databases_together() -> Result<()> {
     let desk = Desk::new()?;
     let letter = desk.write("letter.pem", "Dear operator, this is no certificate.")?;
-    let tls =
-        format!("tls_listen = true\ntls_cert = \"{letter}\"\ntls_privkey = \"{letter}\"\n");
+    let tls = format!("tls_listen = true\ntls_cert = \"{letter}\"\ntls_privkey = \"{letter}\"\n");
     let mut plan = desk.plan();
     plan.settings.clone_from(&tls);
     plan.more = "[server]\nthreds = 2\n".into();

@@ -16,6 +16,7 @@ use patchbay_common::token::TokenKey;
 use patchbay_common::worker::AppFilter;
 
 mod sections;
+mod upstreams;
 
 pub use sections::{Cors, Permit, Server, Sync, Timeouts};
 use sections::{PortProxy, ProxyWorker, WildcardDomain};
@@ -87,6 +88,8 @@ pub struct Config {
     pub sync: Sync,
     /// `[cors]`.
     pub cors: Cors,
+    /// `[upstreams]`.
+    pub upstreams: crate::upstream::Settings,
 }
 
 /// Where the worker's slots are.
@@ -228,6 +231,9 @@ impl Config {
             timeouts: l.section("timeouts", Strictness::Ours),
             sync: l.section("sync", Strictness::Ours),
             cors: l.section("cors", Strictness::Ours),
+            upstreams: l
+                .section::<upstreams::Upstreams>("upstreams", Strictness::Ours)
+                .settings(l),
         };
         config.cross_check(l);
         Ok((config, loader))

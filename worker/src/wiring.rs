@@ -77,10 +77,11 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let tls = tls.map(|tls| Arc::new(ArcSwap::new(tls)));
     let sockets = Sockets::bind(&config)?;
     let format = config.log_format;
+    let prober = Arc::new(Prober::new(Arc::new(config.upstreams.clone())));
     let rooms = Arc::new(Rooms {
-        table: Arc::new(Table::new()),
+        table: Arc::new(Table::watched(Arc::clone(&prober))),
         drain: Drain::new(),
-        prober: Arc::new(Prober::default()),
+        prober,
         gate: Arc::new(ConnectionGate::new(config.server.max_connections)),
         access_log: Arc::new(
             AccessLog::start(config.server.access_log, format)
@@ -233,7 +234,7 @@ impl BackgroundService for Syncing {
             _ => log::info!("nothing to read anew: there are no certificates"),
         };
         tokio::join!(
-            rooms.prober.run(),
+            Arc::clone(&rooms.prober).run(),
             Notify.feed_watchdog(),
             at_every_hangup(reload)
         );

@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::setup::Tickets;
 use crate::stage::{Stages, Verdict};
 use crate::sync::Activity;
-use crate::upstream::{PeerTemplate, Prober};
+use crate::upstream::{Fault, PeerTemplate, Prober};
 
 /// Path on an app's own host where a ticket is exchanged for a permit.
 pub const PERMIT_PATH: &str = "/.patchbay/permit";
@@ -187,7 +187,7 @@ impl ProxyHttp for CircuitProxy {
             Ok(address) => Ok(Box::new(self.peers.http1(address))),
             Err(cause) => {
                 log::debug!("{} does not resolve: {cause}", upstream.label);
-                self.prober.report_fault(&upstream);
+                self.prober.report(&upstream, Fault::Resolve);
                 faults::refuse(ctx, Refusal::UpstreamConnect)
             }
         }
@@ -210,13 +210,13 @@ impl ProxyHttp for CircuitProxy {
         mut error: Box<Error>,
     ) -> Box<Error> {
         if let Some(picked) = &ctx.picked {
-            self.prober.report_fault(&picked.upstream);
+            self.prober.report(&picked.upstream, Fault::Connect);
             ctx.tried.push(Arc::clone(&picked.upstream));
         }
         let another = ctx
             .circuit
             .as_ref()
-            .is_some_and(|circuit| circuit.upstreams.pick(&ctx.tried).is_some());
+            .is_some_and(|circuit| circuit.upstreams.grants_retry(&ctx.tried));
         // Nothing has been sent, so any request may be sent elsewhere.
         error.set_retry(another && ctx.tried.len() < MAX_ATTEMPTS);
         error
@@ -232,7 +232,7 @@ impl ProxyHttp for CircuitProxy {
         ctx: &mut Context,
     ) -> Result<()> {
         if let Some(picked) = &ctx.picked {
-            picked.upstream.health.succeeded();
+            picked.upstream.health.connected();
         }
         Ok(())
     }

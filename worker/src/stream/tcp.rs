@@ -28,12 +28,12 @@ pub async fn dial(
     while let Some(picked) = circuit.upstreams.pick(&tried) {
         match websocket::dial(&picked.upstream, peers.connect_timeout()).await {
             Ok(stream) => {
-                picked.upstream.health.succeeded();
+                picked.upstream.health.connected();
                 return Ok((picked, stream));
             }
             Err(cause) => {
-                prober.report_fault(&picked.upstream);
-                tried.push(picked.upstream);
+                prober.report(&picked.upstream, websocket::fault_of(&cause));
+                tried.push(Arc::clone(&picked.upstream));
                 refusal = cause;
             }
         }
