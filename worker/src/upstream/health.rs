@@ -36,15 +36,29 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// The kinds, as [`Fault::kind`] names them.
+    pub(super) const KINDS: [&str; 6] = [
+        "resolve",
+        "connect",
+        "connect_timeout",
+        "broke",
+        "first_byte_timeout",
+        "check",
+    ];
+
     /// The kind's word in metrics.
     pub fn kind(&self) -> &'static str {
+        Self::KINDS[self.index()]
+    }
+
+    pub(super) fn index(&self) -> usize {
         match self {
-            Self::Resolve => "resolve",
-            Self::Connect => "connect",
-            Self::ConnectTimeout => "connect-timeout",
-            Self::Broke => "broke",
-            Self::FirstByteTimeout => "first-byte-timeout",
-            Self::Check(_) => "check",
+            Self::Resolve => 0,
+            Self::Connect => 1,
+            Self::ConnectTimeout => 2,
+            Self::Broke => 3,
+            Self::FirstByteTimeout => 4,
+            Self::Check(_) => 5,
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::{Notify, Semaphore, watch};
@@ -21,6 +21,7 @@ pub struct Prober {
     agenda: Mutex<Agenda>,
     earlier: Notify,
     changes: watch::Sender<u64>,
+    faults: [AtomicU64; Fault::KINDS.len()],
 }
 
 /// Looks to be taken, the next on top. The number keeps two of one moment apart.
@@ -45,12 +46,22 @@ impl Prober {
             agenda: Mutex::default(),
             earlier: Notify::new(),
             changes: watch::channel(0).0,
+            faults: Default::default(),
         }
     }
 
     /// By what rules.
     pub fn settings(&self) -> &Arc<Settings> {
         &self.settings
+    }
+
+    /// Faults so far, by their kind.
+    pub fn faults(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self
+            .faults
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed));
+        Fault::KINDS.into_iter().zip(counts)
     }
 
     /// Turns over whenever an upstream goes out of service or comes back: a reason to read
@@ -71,6 +82,7 @@ impl Prober {
     /// Notes a fault of an upstream; if it took it out of service, it is looked at until it
     /// answers.
     pub fn report(&self, upstream: &Arc<Upstream>, fault: Fault) {
+        self.faults[fault.index()].fetch_add(1, Ordering::Relaxed);
         upstream.forget_address();
         let text = fault.to_string();
         if upstream.health.failed(fault, self.settings.faults_to_eject) {
@@ -198,7 +210,9 @@ impl Prober {
             }
             Check::Tcp { .. } => 1,
         };
-        if upstream.health.failed(Fault::Check(why.clone()), limit) {
+        let fault = Fault::Check(why.clone());
+        self.faults[fault.index()].fetch_add(1, Ordering::Relaxed);
+        if upstream.health.failed(fault, limit) {
             self.went_out(upstream, &why);
         }
     }
