@@ -36,6 +36,8 @@ const WORKER: &str = "proxy_worker";
 /// Everything the worker runs by.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The file it was read from.
+    pub file: Option<PathBuf>,
     /// Name of this worker; processes of equal name are its nodes.
     pub authority: String,
     /// Name of this process among the worker's nodes.
@@ -191,6 +193,7 @@ impl Config {
         let secrets: Secrets = l.section("secrets", Strictness::Theirs);
         let permit_hash: PermitHash = l.section("permit_hash", Strictness::Theirs);
         let config = Self {
+            file: file.map(Path::to_owned),
             authority: l.require(WORKER, "authority", worker.authority.clone()),
             node_id: worker.id.clone().unwrap_or_else(node_id),
             coordinator: coordinator(l, worker.coordinator_endpoint.as_deref()),

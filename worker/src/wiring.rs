@@ -6,7 +6,6 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -14,12 +13,18 @@ use async_trait::async_trait;
 use dashmap::DashSet;
 use patchbay_common::circuit::{Protocol, Slot};
 use patchbay_common::config::{Loader, Mistake};
-use patchbay_common::lifecycle::{Drain, Notify, Outcome, at_every_hangup};
+use patchbay_common::lifecycle::{Drain, Notify, at_every_hangup};
 use pingora_core::apps::HttpServerApp as _;
 use pingora_core::server::configuration::ServerConf;
-use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora_core::server::{RunArgs, Server, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
 use tokio::sync::watch;
+
+mod ending;
+mod succession;
+
+use ending::Signal;
+use succession::Succession;
 
 use crate::access_log::AccessLog;
 use crate::admin::Admin;
@@ -30,6 +35,7 @@ use crate::frontend::{
     Acceptor, Carry, ConnectionGate, HttpCarrier, ListenError, LiveTls, PortRange, TcpCarrier,
     bind, load_tls, reload_tls,
 };
+use crate::handover::Listeners;
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::setup::{Setup, Tickets};
@@ -40,8 +46,8 @@ use crate::upstream::{PeerTemplate, Prober};
 
 /// Idle upstream connections kept for all circuits together.
 const UPSTREAM_POOL: usize = 4_096;
-/// How long the last marks of use may take to be written.
-const LAST_WRITES: Duration = Duration::from_secs(2);
+/// Most connections to the API: monitoring must get through when traffic is at its limit.
+const API_CONNECTIONS: usize = 1_024;
 
 /// Loads what the start would load, without keeping it, and notes what is wrong.
 pub fn examine(config: &Config, loader: &mut Loader) {
@@ -76,7 +82,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     raise_file_limit();
     let tls = config.tls.as_ref().map(load_tls).transpose()?;
     let tls = tls.map(|tls| Arc::new(ArcSwap::new(tls)));
-    let sockets = Sockets::bind(&config)?;
+    let succession = Succession::begin(&config)?;
+    let sockets = Sockets::bind(&config, &succession.listeners)?;
     let format = config.log_format;
     let prober = Arc::new(Prober::new(Arc::new(config.upstreams.clone())));
     let rooms = Arc::new(Rooms {
@@ -89,6 +96,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
                 .context("the access log cannot be started")?,
         ),
         link: watch::channel(None).0,
+        succession,
         config,
     });
 
@@ -132,6 +140,7 @@ struct Rooms {
     access_log: Arc<AccessLog>,
     /// The line to the coordinator, once it is up.
     link: watch::Sender<Option<Arc<Link>>>,
+    succession: Succession,
 }
 
 impl Rooms {
@@ -184,15 +193,15 @@ enum TrafficSockets {
 }
 
 impl Sockets {
-    fn bind(config: &Config) -> Result<Self, ListenError> {
+    fn bind(config: &Config, listeners: &Arc<Listeners>) -> Result<Self, ListenError> {
         Ok(Self {
-            api: bind(config.api_bind)?,
+            api: listeners.listen(config.api_bind)?,
             traffic: match &config.frontend {
                 Frontend::Port { bind, range, .. } => {
-                    TrafficSockets::Ports(PortRange::bind(*bind, *range)?)
+                    TrafficSockets::Ports(PortRange::bind(listeners, *bind, *range)?)
                 }
                 Frontend::Wildcard { bind: address, .. } => {
-                    TrafficSockets::Wildcard(bind(*address)?)
+                    TrafficSockets::Wildcard(listeners.listen(*address)?)
                 }
             },
         })
@@ -220,6 +229,7 @@ impl BackgroundService for Syncing {
         let serving = Arc::new(BoundPorts {
             ports: self.ports.clone(),
             offset: crate::stage::port_offset(&rooms.config.frontend),
+            rooms: Arc::clone(rooms),
         });
         let link = match Link::start(&rooms.config, Arc::clone(&rooms.table), serving) {
             Ok(link) => Arc::new(link),
@@ -230,26 +240,34 @@ impl BackgroundService for Syncing {
             }
         };
         rooms.link.send_replace(Some(link));
-        let reload = || match (&rooms.config.tls, &self.tls) {
-            (Some(files), Some(tls)) => reload_tls(files, tls),
-            _ => log::info!("nothing to read anew: there are no certificates"),
+        let reload = || {
+            if let (Some(files), Some(tls)) = (&rooms.config.tls, &self.tls) {
+                reload_tls(files, tls);
+            }
+            rooms.succession.reload();
         };
         tokio::join!(
             Arc::clone(&rooms.prober).run(),
             Notify.feed_watchdog(),
-            at_every_hangup(reload)
+            at_every_hangup(reload),
+            rooms.succession.provide()
         );
     }
 }
 
 /// A circuit is served if its port could be bound.
 struct BoundPorts {
+    rooms: Arc<Rooms>,
     ports: Option<Arc<DashSet<u16>>>,
     offset: i32,
 }
 
 impl Serving for BoundPorts {
     fn serves(&self, slot: &Slot) -> bool {
+        if self.rooms.succession.is_given() {
+            // The successor speaks for the worker.
+            return false;
+        }
         match (slot, &self.ports) {
             (Slot::Port(port), Some(bound)) => u16::try_from(i32::from(*port) - self.offset)
                 .is_ok_and(|port| bound.contains(&port)),
@@ -294,20 +312,21 @@ impl BackgroundService for Traffic {
             Arc::clone(&link),
             Arc::clone(&metrics),
         ));
-        let api = self.acceptor(self.carrier(admin));
+        let gate = Arc::new(ConnectionGate::new(API_CONNECTIONS));
+        let api = self.acceptor(self.carrier(admin), &gate);
         let traffic = async {
             link.ready().await;
-            Notify.ready(&format!("{} circuits", rooms.table.len()));
             log::info!("ready: {} circuits", rooms.table.len());
             if config.protocol == Protocol::Tcp {
                 let carrier = self.tcp(&link, &metrics);
-                serve(sockets.traffic, self.acceptor(carrier)).await;
+                self.serve(sockets.traffic, carrier).await;
             } else {
                 let proxy = self.http(&link, &metrics, tickets);
                 let proxy = Arc::new(pingora_proxy::http_proxy(&self.conf, proxy));
                 let carrier = self.carrier(Arc::clone(&proxy));
-                serve(sockets.traffic, self.acceptor(carrier)).await;
+                self.serve(sockets.traffic, carrier).await;
                 // Idle connections are told now; the others after their request.
+                rooms.drain.idle_may_end().await;
                 proxy.http_cleanup().await;
             }
         };
@@ -330,13 +349,23 @@ async fn serve<C: Carry>(sockets: TrafficSockets, acceptor: Acceptor<C>) {
 }
 
 impl Traffic {
-    fn acceptor<C: Carry>(&self, carrier: C) -> Acceptor<C> {
+    fn acceptor<C: Carry>(&self, carrier: C, gate: &Arc<ConnectionGate>) -> Acceptor<C> {
+        let stopping = self.rooms.drain.watch();
+        Acceptor::new(Arc::new(carrier), Arc::clone(gate), stopping)
+    }
+
+    /// Serves the traffic's sockets until the process stops, and waits for a successor meanwhile.
+    async fn serve<C: Carry>(&self, sockets: TrafficSockets, carrier: C) {
         let rooms = &self.rooms;
-        Acceptor::new(
-            Arc::new(carrier),
-            Arc::clone(&rooms.gate),
-            rooms.drain.watch(),
-        )
+        let status = format!("{} circuits", rooms.table.len());
+        // In this order: the loops accept when the predecessor hears of it.
+        let serving = serve(sockets, self.acceptor(carrier, &rooms.gate));
+        tokio::pin!(serving);
+        tokio::select! {
+            biased;
+            () = &mut serving => {}
+            () = rooms.succession.accepting(&status) => serving.await,
+        }
     }
 
     fn carrier<A>(&self, app: Arc<A>) -> HttpCarrier<A> {
@@ -373,55 +402,5 @@ impl Traffic {
             access_log: Arc::clone(&rooms.access_log),
             drain: rooms.drain.clone(),
         }
-    }
-}
-
-/// Ends the process in order: the coordinator is told first, then what is in flight ends, then
-/// the last marks are written. Pingora's own waiting is skipped: it would sleep the whole grace.
-struct Signal(Arc<Rooms>);
-
-#[async_trait]
-impl ShutdownSignalWatch for Signal {
-    async fn recv(&self) -> ShutdownSignal {
-        let rooms = &self.0;
-        let link = || rooms.link.borrow().clone();
-        let goodbye = async {
-            rooms.drain.stopping().await;
-            Notify.stopping();
-            if let Some(link) = link() {
-                link.leave().await;
-            }
-        };
-        let grace = rooms.config.server.grace_period.0;
-        let drained = async {
-            let outcome = rooms.drain.run_until_signalled(grace).await;
-            match outcome {
-                Ok(Outcome::Finished) => log::info!("all requests are done"),
-                Ok(Outcome::GraceOver(left)) => log::warn!("the grace is over: {left} cut off"),
-                Ok(Outcome::Forced(left)) => log::warn!("stopped at once: {left} cut off"),
-                Err(ref error) => log::error!("signals cannot be awaited: {error}"),
-            }
-            outcome
-        };
-        tokio::pin!(goodbye);
-        tokio::pin!(drained);
-        let outcome = tokio::select! {
-            outcome = &mut drained => {
-                if matches!(outcome, Ok(Outcome::Finished)) {
-                    goodbye.await;
-                }
-                outcome
-            }
-            () = &mut goodbye => drained.await,
-        };
-        if !matches!(outcome, Ok(Outcome::Forced(_)))
-            && let Some(link) = link()
-            && tokio::time::timeout(LAST_WRITES, link.stop())
-                .await
-                .is_err()
-        {
-            log::warn!("the last marks of use could not be written in time");
-        }
-        ShutdownSignal::FastShutdown
     }
 }
