@@ -39,7 +39,10 @@ async fn who_asks_too_often_is_told_when_to_come_back() -> Result<()> {
     assert_eq!(refused.header("ratelimit-policy"), "\"gate\";q=4;w=120");
 
     // Another key has a bucket of its own; no key at all is one key.
-    let other = gateway.get("/hello", &[("x-client", "b")]).await?.expect(200)?;
+    let other = gateway
+        .get("/hello", &[("x-client", "b")])
+        .await?
+        .expect(200)?;
     assert_eq!(other.header("ratelimit"), "\"gate\";r=3;t=30");
     for _ in 0..2 {
         assert_eq!(gateway.decides(&[]).await?, 200);
@@ -90,14 +93,20 @@ async fn and_the_rate_is_kept_to_two_in_a_hundred() -> Result<()> {
         ended??;
     }
     let time = began.elapsed().as_secs_f64();
-    let (admitted, asked) = (admitted.load(Ordering::Relaxed), asked.load(Ordering::Relaxed));
+    let (admitted, asked) = (
+        admitted.load(Ordering::Relaxed),
+        asked.load(Ordering::Relaxed),
+    );
     let expected = f64::from(RATE) * time + f64::from(BURST);
     let off = f64::from(admitted) / expected - 1.0;
     report_figure(format_args!(
         "{admitted} of {asked} requests admitted in {time:.2} s, {:+.2} % off",
         off * 100.0
     ));
-    ensure!(f64::from(asked) > expected * 1.5, "too few requests: {asked}");
+    ensure!(
+        f64::from(asked) > expected * 1.5,
+        "too few requests: {asked}"
+    );
     ensure!(off.abs() <= 0.02, "{admitted} admitted, not {expected:.0}");
     Ok(())
 }
@@ -112,7 +121,10 @@ async fn addresses_may_be_shut_out() -> Result<()> {
     .await?;
     assert_eq!(gateway.decides(&[]).await?, 403);
     // Nobody may say where it comes from unless it is a trusted proxy.
-    assert_eq!(gateway.decides(&[("x-forwarded-for", "10.1.1.1")]).await?, 403);
+    assert_eq!(
+        gateway.decides(&[("x-forwarded-for", "10.1.1.1")]).await?,
+        403
+    );
     ensure!(app.seen("/hello").is_empty(), "the app heard of it");
     Ok(())
 }
@@ -129,7 +141,9 @@ async fn pages_of_other_origins_need_leave() -> Result<()> {
     let good = ("origin", "https://app.example");
     let bad = ("origin", "https://evil.example");
     let asks = ("access-control-request-method", "PUT");
-    let preflight = gateway.ask(Method::OPTIONS, "/hello", &[good, asks]).await?;
+    let preflight = gateway
+        .ask(Method::OPTIONS, "/hello", &[good, asks])
+        .await?;
     let preflight = preflight.expect(204)?;
     assert_eq!(preflight.header("access-control-allow-origin"), good.1);
     assert_eq!(preflight.header("access-control-allow-methods"), "GET, PUT");

@@ -58,8 +58,14 @@ async fn as_a_whole_or_not_at_all() -> Result<()> {
     // Two mistakes: both are told, and nothing of the file is taken over.
     let bad = base + &route("three", "/three", "app") + "[gateway.routes.four]\npath = \"four\"\n";
     gateway.reload(&bad).await?;
-    gateway.program.logged(&["not taken over", "gateway.routes.four.path"]).await?;
-    gateway.program.logged(&["not taken over", "gateway.routes.four.service"]).await?;
+    gateway
+        .program
+        .logged(&["not taken over", "gateway.routes.four.path"])
+        .await?;
+    gateway
+        .program
+        .logged(&["not taken over", "gateway.routes.four.service"])
+        .await?;
     gateway.get("/three", &[]).await?.expect(404)?;
     gateway.get("/two", &[]).await?.expect(200)?;
 
@@ -71,7 +77,9 @@ async fn as_a_whole_or_not_at_all() -> Result<()> {
     answers(&gateway, "/two", 404).await?;
     gateway.get("/hello", &[]).await?.expect(200)?;
     gateway.get("/hello", &[]).await?.expect(429)?;
-    gateway.reload(&(limited + &route("two", "/two", "app"))).await?;
+    gateway
+        .reload(&(limited + &route("two", "/two", "app")))
+        .await?;
     answers(&gateway, "/two", 200).await?;
     gateway.get("/hello", &[]).await?.expect(429)?;
 
@@ -84,10 +92,18 @@ async fn as_a_whole_or_not_at_all() -> Result<()> {
 #[tokio::test]
 async fn and_no_request_fails_while_it_does_so_all_the_time() -> Result<()> {
     const TIME: Duration = Duration::from_secs(15);
-    let apps = [App::start().await?, App::start().await?, App::start().await?];
+    let apps = [
+        App::start().await?,
+        App::start().await?,
+        App::start().await?,
+    ];
     let lines = |turn: usize| {
         let (some, all) = (&apps[turn % 3], [&apps[0], &apps[1], &apps[2]]);
-        let used: Vec<&App> = if turn % 2 == 0 { all.into() } else { vec![some] };
+        let used: Vec<&App> = if turn % 2 == 0 {
+            all.into()
+        } else {
+            vec![some]
+        };
         let mut text = service("app", &used) + &route("hello", "/hello", "app");
         for extra in 0..turn % 7 {
             text += &route(&format!("extra-{extra}"), &format!("/x{extra}/*"), "app");
@@ -95,7 +111,10 @@ async fn and_no_request_fails_while_it_does_so_all_the_time() -> Result<()> {
         text
     };
     let gateway = Arc::new(Gateway::start(&lines(0)).await?);
-    let (done, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let (done, count) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU32::new(0)),
+    );
     let mut clients = tokio::task::JoinSet::new();
     let url = format!("http://{}/hello", gateway.address());
     for _ in 0..8 {
@@ -127,6 +146,9 @@ async fn and_no_request_fails_while_it_does_so_all_the_time() -> Result<()> {
     report_figure(format_args!(
         "{requests} requests during {turns} changes ({taken} taken over), none failed"
     ));
-    ensure!(requests > 500 && taken > 50, "{requests} requests, {taken} changes");
+    ensure!(
+        requests > 500 && taken > 50,
+        "{requests} requests, {taken} changes"
+    );
     Ok(())
 }

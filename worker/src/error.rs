@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::admin::ApiError;
 use crate::gateway::refusal::GatewayRefusal;
 use crate::setup::SetupError;
+use crate::upstream::Unavailable;
 
 /// Why a request is not carried.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,6 +68,12 @@ pub enum Refusal {
     /// The upstream did not answer in time.
     #[error("The app's kernel did not answer in time (response time-out)")]
     UpstreamTimeout,
+    /// Too many requests wait for an upstream with room.
+    #[error("The app has as much to do as it may, and too many requests wait already")]
+    QueueFull,
+    /// No upstream had room in time.
+    #[error("The app has as much to do as it may, and had no room in time (queue time-out)")]
+    QueueTimeout,
     /// The circuit was closed while the request was under way.
     #[error("The app was closed")]
     CircuitClosed,
@@ -87,6 +94,16 @@ impl Refusal {
         match self {
             Self::Gateway(GatewayRefusal::Unauthenticated { challenge, .. }) => Some(challenge),
             _ => None,
+        }
+    }
+}
+
+impl From<Unavailable> for Refusal {
+    fn from(unavailable: Unavailable) -> Self {
+        match unavailable {
+            Unavailable::NoneInService => Self::NoUpstream,
+            Unavailable::QueueFull => Self::QueueFull,
+            Unavailable::QueueTimeout => Self::QueueTimeout,
         }
     }
 }
@@ -192,7 +209,7 @@ impl From<&Refusal> for Problem {
             R::UpstreamBroke => UPSTREAM_BROKE,
             R::UpstreamConnectTimeout | R::UpstreamTimeout => UPSTREAM_TIMEOUT,
             R::NoUpstream => NO_UPSTREAM,
-            R::CircuitClosed | R::Busy => UNAVAILABLE,
+            R::CircuitClosed | R::Busy | R::QueueFull | R::QueueTimeout => UNAVAILABLE,
             R::Internal => INTERNAL,
             R::Gateway(refusal) => gateway::kind(refusal),
         };

@@ -214,6 +214,12 @@ impl Link {
         }
     }
 
+    /// A successor speaks for the worker now. Changes to open circuits are still heard and marks
+    /// still written, for as long as this process serves connections.
+    pub fn retire(&self) {
+        self.beating.cancel();
+    }
+
     /// Ends all work; the last marks are written.
     pub async fn stop(&self) {
         self.working.cancel();

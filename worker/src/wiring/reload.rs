@@ -45,13 +45,7 @@ impl Source {
     async fn read(&self) -> Option<Config> {
         let source = self.clone();
         let reading = tokio::task::spawn_blocking(move || {
-            let config = Config::load(&source.args).map_err(|error| error.to_string())?;
-            let mistakes = super::check(&config);
-            if mistakes.is_empty() {
-                Ok(config)
-            } else {
-                Err(mistakes.join("\n"))
-            }
+            Config::load(&source.args, super::examine).map_err(|error| error.to_string())
         });
         match reading.await {
             Ok(Ok(config)) => Some(config),

@@ -9,8 +9,9 @@ use ipnet::IpNet;
 use patchbay_common::client_ips::parse_network;
 use patchbay_common::config::{HostPort, Loader, Mistake, Strictness};
 
-use super::plan::Plan;
+use super::plan::{Ground, Plan};
 use crate::config::TlsFiles;
+use crate::upstream::Settings;
 
 /// Its name in the file.
 pub const SECTION: &str = "gateway";
@@ -44,7 +45,12 @@ impl GatewayConfig {
             return None;
         }
         let section: sections::Gateway = loader.section(SECTION, Strictness::Ours);
-        let (_, mistakes) = Plan::build(&section, None);
+        let ground = Ground {
+            rules: &Settings::default(),
+            sticky_key: &[],
+            tls: false,
+        };
+        let (_, mistakes) = Plan::build(&section, &ground, None);
         for (key, problem) in mistakes {
             loader.mistake(Mistake::new(format!("{SECTION}.{key}"), problem));
         }

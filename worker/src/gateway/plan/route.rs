@@ -7,10 +7,14 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::{Flaw, LiveService};
+use crate::context::MAX_ATTEMPTS;
 use crate::gateway::chain::{Chain, LimitKey, Stage};
 use crate::gateway::config::sections;
 use crate::gateway::counts::Counts;
 use crate::gateway::router::{Conditions, HeaderCondition, HostPattern, PathPattern, Rule};
+
+/// Answers that another instance may give better, where a route does not say.
+const RETRY_STATUS: [u16; 3] = [502, 503, 504];
 
 /// One route in use.
 #[derive(Debug)]
@@ -35,6 +39,12 @@ pub struct LiveRoute {
     pub pass_host: bool,
     /// How long the service may take to begin its answer; `None` means for ever.
     pub response_timeout: Option<Duration>,
+    /// How long an instance may take to take a connection; `None` means as long as everywhere.
+    pub connect_timeout: Option<Duration>,
+    /// Most instances tried for one request.
+    pub attempts: usize,
+    /// Answers of an instance that count as its failure.
+    pub retry_status: Vec<u16>,
     /// What was counted.
     pub counts: Arc<Counts>,
 }
@@ -143,6 +153,7 @@ pub(super) fn build(
     let action = action(section, parts, &mut notes);
     let request_headers = headers("request_headers", &section.request_headers, &mut notes);
     let response_headers = headers("response_headers", &section.response_headers, &mut notes);
+    timing(section, &mut notes);
     if notes.any() {
         return None;
     }
@@ -163,9 +174,37 @@ pub(super) fn build(
         identity: Arc::clone(&parts.identity),
         pass_host: section.pass_host.unwrap_or(true),
         response_timeout: section.response_timeout.map(|time| time.0),
+        connect_timeout: section.connect_timeout.map(|time| time.0),
+        attempts: (section.retries.unwrap_or(MAX_ATTEMPTS - 1) + 1).min(MAX_ATTEMPTS),
+        retry_status: section
+            .retry_status
+            .clone()
+            .unwrap_or_else(|| RETRY_STATUS.into()),
         counts: parts.counts(name),
     };
     Some((rule, route))
+}
+
+fn timing(section: &sections::Route, notes: &mut Notes<'_>) {
+    for (key, time) in [
+        ("connect_timeout", section.connect_timeout),
+        ("response_timeout", section.response_timeout),
+    ] {
+        if time.is_some_and(|time| time.0.is_zero()) {
+            notes.note(key, "must be more than 0");
+        }
+    }
+    if section
+        .retries
+        .is_some_and(|retries| retries >= MAX_ATTEMPTS)
+    {
+        notes.note("retries", format!("may be {} at most", MAX_ATTEMPTS - 1));
+    }
+    let mut statuses = section.retry_status.iter().flatten();
+    if let Some(status) = statuses.find(|status| !(500..=599).contains(*status)) {
+        let problem = format!("{status} is not a failure of the service: write 500 to 599");
+        notes.note("retry_status", problem);
+    }
 }
 
 fn path(section: &sections::Route, notes: &mut Notes<'_>) -> Option<PathPattern> {
