@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use patchbay_common::cli::CommonArgs;
 use patchbay_coordinator::config::Config;
+use patchbay_coordinator::ctl::{self, Ctl};
 use patchbay_coordinator::wiring;
 
 #[global_allocator]
@@ -20,25 +21,33 @@ struct Arguments {
     command: Option<Command>,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Serve (the default)
     #[command(alias = "start-server")]
     Serve,
     /// Bring the database's schema up to date, and end
     Migrate,
+    /// Ask a running coordinator, or tell it: workers, circuits, slots, health
+    Ctl(Ctl),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let command = arguments.command.unwrap_or(Command::Serve);
+    if let Command::Ctl(ctl) = &command {
+        return match ctl::run(ctl, &arguments.common, &mut Arguments::command()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error.to_string()),
+        };
+    }
     let config = match Config::load(&arguments.common) {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string()),
     };
     let outcome = match command {
         _ if arguments.common.check => return check(&config),
-        Command::Serve => wiring::run(config),
+        Command::Serve | Command::Ctl(_) => wiring::run(config),
         Command::Migrate => wiring::migrate(&config),
     };
     match outcome {
