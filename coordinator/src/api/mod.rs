@@ -15,6 +15,7 @@ mod events;
 mod health;
 mod json;
 mod metrics;
+mod openapi;
 mod params;
 mod proxy;
 mod request_id;

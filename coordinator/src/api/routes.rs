@@ -7,7 +7,7 @@ use http::Method;
 
 use super::endpoints::{bulk, single};
 use super::error::ApiError;
-use super::{App, circuits, cors, edge, events, health, metrics, proxy, slots, workers};
+use super::{App, circuits, cors, edge, events, health, metrics, openapi, proxy, slots, workers};
 
 /// The whole API.
 pub fn router(app: App) -> Router {
@@ -18,6 +18,8 @@ pub fn router(app: App) -> Router {
         .route("/health/readyz", shared(get(health::ready)))
         .route("/health/status", shared(get(health::workers)))
         .route("/metrics", shared(get(metrics::expose)))
+        .route("/openapi.json", shared(get(openapi::document_json)))
+        .route("/docs", shared(get(openapi::page)))
         .route("/v2/conf", shared(post(proxy::conf)))
         .route("/v2/proxy/auth", get(proxy::auth).post(proxy::auth_or_open))
         .route("/v2/proxy/{token}/{session}/add", get(proxy::add))

@@ -10,6 +10,7 @@
 
 mod desk;
 mod endpoints;
+mod openapi;
 mod opening;
 mod shapes;
 mod slots;
