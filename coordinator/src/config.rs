@@ -109,13 +109,21 @@ impl fmt::Display for Database {
 }
 
 impl Config {
-    /// Reads the configuration and installs the logger it asks for.
+    /// Reads the configuration and installs the logger it asks for. `examine` may look at what it
+    /// leads to (certificates, addresses) and add to the mistakes, so that all are told together;
+    /// what was mistaken stands there as a default.
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub fn load(args: &CommonArgs) -> Result<Self, ConfigError> {
+    pub fn load(
+        args: &CommonArgs,
+        examine: impl FnOnce(&Self, &mut Loader),
+    ) -> Result<Self, ConfigError> {
         let file = DISCOVERY.find(args.config.as_deref());
-        Self::from_file(file.as_deref(), environment(), args)
+        let (config, mut loader) = Self::read(file.as_deref(), environment(), args)?;
+        examine(&config, &mut loader);
+        loader.finish()?;
+        Ok(config)
     }
 
     /// As [`Config::load`], from this file and environment.
@@ -127,6 +135,16 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
         args: &CommonArgs,
     ) -> Result<Self, ConfigError> {
+        let (config, loader) = Self::read(file, environment, args)?;
+        loader.finish()?;
+        Ok(config)
+    }
+
+    fn read(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        args: &CommonArgs,
+    ) -> Result<(Self, Loader), ConfigError> {
         let mut loader = Loader::open(file, environment)?;
         let l = &mut loader;
         let logging: Logging = l.section("logging", Strictness::Theirs);
@@ -155,8 +173,7 @@ impl Config {
             server: l.section("server", Strictness::Ours),
         };
         config.cross_check(l);
-        loader.finish()?;
-        Ok(config)
+        Ok((config, loader))
     }
 
     fn cross_check(&self, loader: &mut Loader) {

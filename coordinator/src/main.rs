@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use patchbay_common::cli::CommonArgs;
+use patchbay_common::config::Loader;
 use patchbay_coordinator::config::Config;
 use patchbay_coordinator::ctl::{self, Ctl};
 use patchbay_coordinator::wiring;
@@ -41,28 +42,25 @@ fn main() -> ExitCode {
             Err(error) => fail(&error.to_string()),
         };
     }
-    let config = match Config::load(&arguments.common) {
+    let examine = |config: &Config, loader: &mut Loader| {
+        if arguments.common.check {
+            wiring::examine(config, loader);
+        }
+    };
+    let config = match Config::load(&arguments.common, examine) {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string()),
     };
+    if arguments.common.check {
+        eprintln!("the configuration is good");
+        return ExitCode::SUCCESS;
+    }
     let outcome = match command {
-        _ if arguments.common.check => return check(&config),
         Command::Serve | Command::Ctl(_) => wiring::run(config),
         Command::Migrate => wiring::migrate(&config),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&format!("{error:#}")),
-    }
-}
-
-fn check(config: &Config) -> ExitCode {
-    match wiring::check(config) {
-        Ok(mistakes) if mistakes.is_empty() => {
-            eprintln!("the configuration is good");
-            ExitCode::SUCCESS
-        }
-        Ok(mistakes) => fail(&mistakes.join("\n")),
         Err(error) => fail(&format!("{error:#}")),
     }
 }

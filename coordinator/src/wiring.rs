@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use patchbay_common::config::{Loader, Mistake};
 use patchbay_common::lifecycle::{Drain, Notify, Outcome, at_every_hangup};
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
@@ -34,22 +35,31 @@ const CHECK_WITHIN: Duration = Duration::from_secs(10);
 /// How long the last notes of published events may take to be written.
 const LAST_NOTES: Duration = Duration::from_secs(2);
 
-/// Everything the start would load, without keeping it: what is wrong, one line each.
-///
-/// # Errors
-/// If the check itself cannot run.
-pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
-    let mut mistakes = Vec::new();
+/// Loads what the start would load, without keeping it, and notes what is wrong. The database is
+/// asked only if its section is good: a wrong one would be asked in vain.
+pub fn examine(config: &Config, loader: &mut Loader) {
     if let Some(files) = &config.tls
+        && !["tls_cert", "tls_privkey"]
+            .iter()
+            .any(|key| loader.is_mistaken(&format!("proxy_coordinator.{key}")))
         && let Err(error) = load_tls(files)
     {
-        mistakes.push(format!("proxy_coordinator.{error}"));
+        loader.mistake(Mistake::of_line(&format!("proxy_coordinator.{error}")));
     }
     // Port 0: the check must not mind a coordinator that is running.
     if let Err(error) = bind(SocketAddr::new(config.bind.ip(), 0)) {
-        mistakes.push(format!("proxy_coordinator.bind_addr: {error}"));
+        loader.mistake(Mistake::new("proxy_coordinator.bind_addr", error));
     }
-    let verified = short_lived()?.block_on(async {
+    if !loader.is_mistaken("db")
+        && let Err(error) = verify_schema(config)
+    {
+        let problem = format!("{}: {error:#}", config.database);
+        loader.mistake(Mistake::new("db", problem));
+    }
+}
+
+fn verify_schema(config: &Config) -> anyhow::Result<()> {
+    short_lived()?.block_on(async {
         let verify = async {
             store(&config.database)?
                 .verify_schema()
@@ -63,11 +73,7 @@ pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
                 CHECK_WITHIN.as_secs()
             )),
         }
-    });
-    if let Err(error) = verified {
-        mistakes.push(format!("db: {}: {error:#}", config.database));
-    }
-    Ok(mistakes)
+    })
 }
 
 /// Brings the database's schema up to date.

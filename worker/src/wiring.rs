@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use dashmap::DashSet;
 use patchbay_common::circuit::{Protocol, Slot};
+use patchbay_common::config::{Loader, Mistake};
 use patchbay_common::lifecycle::{Drain, Notify, Outcome, at_every_hangup};
 use pingora_core::apps::HttpServerApp as _;
 use pingora_core::server::configuration::ServerConf;
@@ -42,18 +43,20 @@ const UPSTREAM_POOL: usize = 4_096;
 /// How long the last marks of use may take to be written.
 const LAST_WRITES: Duration = Duration::from_secs(2);
 
-/// Everything the start would load, without keeping it: what is wrong, one line each.
-pub fn check(config: &Config) -> Vec<String> {
-    let mut mistakes = Vec::new();
+/// Loads what the start would load, without keeping it, and notes what is wrong.
+pub fn examine(config: &Config, loader: &mut Loader) {
     if let Some(files) = &config.tls
+        && !["tls_cert", "tls_privkey"]
+            .iter()
+            .any(|key| loader.is_mistaken(&format!("proxy_worker.{key}")))
         && let Err(error) = load_tls(files)
     {
-        mistakes.push(format!("proxy_worker.{error}"));
+        loader.mistake(Mistake::of_line(&format!("proxy_worker.{error}")));
     }
     let mut try_address = |key: &str, address: SocketAddr| {
         // Port 0: the check must not mind a worker that is running.
         if let Err(error) = bind(SocketAddr::new(address.ip(), 0)) {
-            mistakes.push(format!("proxy_worker.{key}: {error}"));
+            loader.mistake(Mistake::new(format!("proxy_worker.{key}"), error));
         }
     };
     try_address("api_bind_addr", config.api_bind);
@@ -63,7 +66,6 @@ pub fn check(config: &Config) -> Vec<String> {
         }
         Frontend::Wildcard { bind, .. } => try_address("wildcard_domain.bind_addr", *bind),
     }
-    mistakes
 }
 
 /// Runs the worker until it is told to stop.
@@ -76,10 +78,11 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let tls = tls.map(|tls| Arc::new(ArcSwap::new(tls)));
     let sockets = Sockets::bind(&config)?;
     let format = config.log_format;
+    let prober = Arc::new(Prober::new(Arc::new(config.upstreams.clone())));
     let rooms = Arc::new(Rooms {
-        table: Arc::new(Table::new()),
+        table: Arc::new(Table::watched(Arc::clone(&prober))),
         drain: Drain::new(),
-        prober: Arc::new(Prober::default()),
+        prober,
         gate: Arc::new(ConnectionGate::new(config.server.max_connections)),
         access_log: Arc::new(
             AccessLog::start(config.server.access_log, format)
@@ -232,7 +235,7 @@ impl BackgroundService for Syncing {
             _ => log::info!("nothing to read anew: there are no certificates"),
         };
         tokio::join!(
-            rooms.prober.run(),
+            Arc::clone(&rooms.prober).run(),
             Notify.feed_watchdog(),
             at_every_hangup(reload)
         );

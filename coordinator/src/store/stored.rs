@@ -75,6 +75,7 @@ impl CircuitRow {
             created_at: self.created_at.unwrap_or_default(),
             updated_at: self.updated_at.or(self.created_at).unwrap_or_default(),
             origin_request_id: self.origin_request_id,
+            health_check: None,
         })
     }
 
@@ -304,6 +305,7 @@ pub(super) fn born(new: &NewCircuit, slot: &Slot, now: DateTime<Utc>) -> Circuit
         created_at: now,
         updated_at: now,
         origin_request_id: new.origin_request_id.clone(),
+        health_check: None,
     }
 }
 
