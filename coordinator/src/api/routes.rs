@@ -7,7 +7,7 @@ use http::Method;
 
 use super::endpoints::{bulk, single};
 use super::error::ApiError;
-use super::{App, circuits, cors, edge, events, health, metrics, proxy, slots, workers};
+use super::{App, audit, circuits, cors, edge, events, health, metrics, proxy, slots, workers};
 
 /// The whole API.
 pub fn router(app: App) -> Router {
@@ -52,6 +52,7 @@ pub fn router(app: App) -> Router {
             shared(get(circuits::statistics)),
         )
         .route("/api/circuit/_/bulk", shared(delete(circuits::close_many)))
+        .route("/api/audit", shared(get(audit::list)))
         .route("/api/slots", shared(get(slots::list)))
         .route("/v1/api/worker", shared(get(slots::workers_v1)))
         .route("/v1/api/slots", shared(get(slots::list_v1)))
