@@ -14,6 +14,7 @@ use super::error::ApiError;
 use super::json::Answer;
 use super::params::{self, Misfit, Params};
 use super::workers::id;
+use crate::store::Cause;
 
 /// `GET /api/circuit/{id}`.
 pub(crate) async fn read(
@@ -64,7 +65,7 @@ pub(crate) async fn close_many(
         fields.verdict()?;
         ids.ok_or_else(|| fields.incomplete())?
     };
-    app.closer.close_all(&ids).await?;
+    app.closer.close_all(&ids, &Cause::manager()).await?;
     Ok(Answer(json!({"success": true})).into_response())
 }
 
@@ -89,6 +90,7 @@ pub(crate) async fn close(
     State(app): State<App>,
     Path(segment): Path<String>,
 ) -> Result<Response, ApiError> {
-    app.closer.close(id(&segment, "circuit")?).await?;
+    let id = id(&segment, "circuit")?;
+    app.closer.close(id, &Cause::manager()).await?;
     Ok(Answer(json!({"success": true})).into_response())
 }

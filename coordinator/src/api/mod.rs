@@ -5,6 +5,7 @@
 //! anything about workers and circuits: `registry`, `circuits` and `store` do. `wiring` builds it.
 
 mod accept;
+mod audit;
 mod auth;
 mod circuits;
 mod cors;

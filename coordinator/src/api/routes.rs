@@ -7,7 +7,9 @@ use http::Method;
 
 use super::endpoints::{bulk, single};
 use super::error::ApiError;
-use super::{App, circuits, cors, edge, events, health, metrics, openapi, proxy, slots, workers};
+use super::{
+    App, audit, circuits, cors, edge, events, health, metrics, openapi, proxy, slots, workers,
+};
 
 /// The whole API.
 pub fn router(app: App) -> Router {
@@ -54,6 +56,7 @@ pub fn router(app: App) -> Router {
             shared(get(circuits::statistics)),
         )
         .route("/api/circuit/_/bulk", shared(delete(circuits::close_many)))
+        .route("/api/audit", shared(get(audit::list)))
         .route("/api/slots", shared(get(slots::list)))
         .route("/v1/api/worker", shared(get(slots::workers_v1)))
         .route("/v1/api/slots", shared(get(slots::list_v1)))

@@ -8,6 +8,7 @@
     reason = "a test says that something is wrong by panicking, its tools included"
 )]
 
+mod audit;
 mod desk;
 mod endpoints;
 mod openapi;

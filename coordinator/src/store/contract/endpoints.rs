@@ -8,7 +8,7 @@ use patchbay_common::id::{CircuitId, EndpointId, RouteId, SessionId, WorkerId};
 use patchbay_common::route::Route;
 use patchbay_common::worker::Registration;
 
-use super::{Bench, Place, circuit_on, port_worker, wildcard_worker};
+use super::{Bench, Place, asked, circuit_on, nobody, port_worker, wildcard_worker};
 use crate::store::{
     HealthCheck, NewCircuit, NewEndpoint, Opened, Rerouted, RouteChange, RoutesRefused, SlotWish,
     Store, StoreError,
@@ -232,7 +232,10 @@ pub(super) async fn routes_come_change_and_go(bench: Bench) {
         (EndpointId::random(), RouteChange::Replace(vec![])),
         (one, RouteChange::Register(vec![a.clone(), b.clone()])),
     ];
-    let done = store.change_routes(&changes, Some("req-7")).await.unwrap();
+    let done = store
+        .change_routes(&changes, &asked("req-7"))
+        .await
+        .unwrap();
     assert_eq!(done.outcomes[1], Err(RoutesRefused::NoCircuit));
     assert_eq!(done.outcomes[2].as_ref().unwrap().changed, ids(&[&a, &b]));
     let generations: Vec<u64> = done.circuits.iter().map(|c| c.generation).collect();
@@ -257,7 +260,7 @@ pub(super) async fn routes_come_change_and_go(bench: Bench) {
             RouteChange::Unregister(vec![a.route_id.unwrap(), stranger]),
         ),
     ];
-    let done = store.change_routes(&changes, None).await.unwrap();
+    let done = store.change_routes(&changes, &nobody()).await.unwrap();
     let registered = done.outcomes[0].as_ref().unwrap();
     assert_eq!(
         (&registered.changed, &registered.unchanged),
@@ -284,17 +287,17 @@ pub(super) async fn endpoints_and_circuits_end_together(bench: Bench) {
     let wishes = [(); 3].map(|()| endpoint(worker, SlotWish::AnyPort));
     let opened = store.open_endpoints(&wishes).await.unwrap();
     let ids = [wishes[2].id, EndpointId::random(), wishes[0].id];
-    let closed = store.delete_endpoints(&ids, Some("req-9")).await.unwrap();
+    let closed = store.delete_endpoints(&ids, &asked("req-9")).await.unwrap();
     let mut generations: Vec<u64> = closed.iter().map(|closed| closed.generation).collect();
     generations.sort_unstable();
     assert_eq!(generations, [4, 5]);
-    assert_eq!(store.delete_endpoints(&ids, None).await.unwrap(), []);
+    assert_eq!(store.delete_endpoints(&ids, &nobody()).await.unwrap(), []);
     let left = wishes.iter().map(|wish| wish.id).collect::<Vec<_>>();
     let left = store.endpoint_circuits(&left).await.unwrap();
     assert_eq!(left, [opened[1].clone().unwrap().circuit]);
 
     let both = [CircuitId::random(), left[0].id];
-    let closed = store.close_circuits(&both, None).await.unwrap();
+    let closed = store.close_circuits(&both, &nobody()).await.unwrap();
     assert_eq!((closed.len(), closed[0].generation), (1, 6));
     assert!(
         store.set_health_check(wishes[1].id, None).await.unwrap(),

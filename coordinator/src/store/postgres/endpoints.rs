@@ -18,12 +18,13 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::allot::Allotment;
-use super::{circuits, events, workers};
+use super::{audit, circuits, events, workers};
+use crate::store::audit::Record;
 use crate::store::error::Doing;
 use crate::store::stored;
 use crate::store::{
-    Closed, HealthCheck, NewCircuit, NewEndpoint, Opened, Rerouted, Rerouting, Result, RouteChange,
-    SlotWish, StoreError, endpoint,
+    Action, Cause, Closed, HealthCheck, NewCircuit, NewEndpoint, Opened, Rerouted, Rerouting,
+    Result, RouteChange, SlotWish, StoreError, endpoint,
 };
 
 const OPENING: &str = "opening circuits of endpoints";
@@ -130,6 +131,11 @@ async fn open_on(tx: &Transaction<'_>, id: WorkerId, news: &[&NewCircuit]) -> Re
         .iter()
         .map(|c| Change::Created(vec![c.clone()]))
         .collect();
+    let record = |circuit| Record::new(Action::Opened, circuit, &worker.authority);
+    let records: Vec<Record<'_>> = born.iter().map(record).collect();
+    if let Some(first) = news.first() {
+        audit::write(tx, &records, &first.cause()).await?;
+    }
     let request_id = news
         .first()
         .and_then(|new| new.origin_request_id.as_deref());
@@ -275,7 +281,7 @@ pub(super) async fn set_health_check(
 pub(super) async fn delete(
     tx: &Transaction<'_>,
     ids: &[EndpointId],
-    request_id: Option<&str>,
+    cause: &Cause,
 ) -> Result<Vec<Closed>> {
     const DOING: &str = "deleting endpoints";
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
@@ -287,14 +293,14 @@ pub(super) async fn delete(
         .await
         .doing(DOING)?;
     tx.execute(&statement, &[&ids]).await.doing(DOING)?;
-    circuits::close_all(tx, circuits::Key::Endpoint, &ids, request_id).await
+    circuits::close_all(tx, circuits::Key::Endpoint, &ids, cause).await
 }
 
 /// Changes routes.
 pub(super) async fn change_routes(
     tx: &Transaction<'_>,
     changes: &[(EndpointId, RouteChange)],
-    request_id: Option<&str>,
+    cause: &Cause,
 ) -> Result<Rerouting> {
     let ids: Vec<Uuid> = changes.iter().map(|(id, _)| id.0).collect();
     let locked = "c.endpoint_id = ANY($1) ORDER BY c.id FOR UPDATE OF c";
@@ -309,8 +315,12 @@ pub(super) async fn change_routes(
         };
         let worker = workers::get(tx, id).await?;
         let worker = worker.ok_or(StoreError::NoSuchWorker(id))?;
+        let record = |circuit| Record::new(Action::Rerouted, circuit, &worker.authority);
+        let records: Vec<Record<'_>> = group.iter().map(record).collect();
+        audit::write(tx, &records, cause).await?;
         let change = |c: &Circuit| Change::RouteUpdated(Box::new(c.clone()), c.route_info.clone());
         let changes = group.iter().map(change).collect();
+        let request_id = cause.request_id.as_deref();
         let last = events::log_all(tx, id, &worker.authority, changes, request_id).await?;
         let first = last.saturating_sub(group.len() as u64);
         for (circuit, generation) in group.iter().zip(first + 1..) {

@@ -8,6 +8,7 @@
 
 mod allocate;
 mod allot;
+mod audit;
 mod circuits;
 mod endpoints;
 mod events;
@@ -29,8 +30,9 @@ pub use pool::PostgresConfig;
 
 use super::error::Doing as _;
 use super::{
-    Closed, HealthCheck, LoggedEvent, LongOpen, NewCircuit, NewEndpoint, Opened, Rerouting, Result,
-    Reuse, RouteChange, SessionToken, Store, WorkerCircuits, fit,
+    AuditEntry, AuditFilter, Cause, Closed, HealthCheck, LoggedEvent, LongOpen, NewCircuit,
+    NewEndpoint, Opened, Rerouting, Result, Reuse, RouteChange, SessionToken, Store,
+    WorkerCircuits, fit,
 };
 
 /// Runs `work` in a transaction that writes, again if others got in its way. A macro, because no
@@ -172,13 +174,9 @@ impl Store for PostgresStore {
         })
     }
 
-    async fn close_circuit(
-        &self,
-        id: CircuitId,
-        request_id: Option<&str>,
-    ) -> Result<Option<Closed>> {
+    async fn close_circuit(&self, id: CircuitId, cause: &Cause) -> Result<Option<Closed>> {
         change!(self.pool, "closing a circuit", |tx| circuits::close(
-            &tx, id, request_id
+            &tx, id, cause
         ))
     }
 
@@ -192,15 +190,11 @@ impl Store for PostgresStore {
         ))
     }
 
-    async fn close_circuits(
-        &self,
-        ids: &[CircuitId],
-        request_id: Option<&str>,
-    ) -> Result<Vec<Closed>> {
+    async fn close_circuits(&self, ids: &[CircuitId], cause: &Cause) -> Result<Vec<Closed>> {
         let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
         let key = circuits::Key::Circuit;
         change!(self.pool, "closing circuits", |tx| circuits::close_all(
-            &tx, key, &ids, request_id
+            &tx, key, &ids, cause
         ))
     }
 
@@ -244,23 +238,19 @@ impl Store for PostgresStore {
         })
     }
 
-    async fn delete_endpoints(
-        &self,
-        ids: &[EndpointId],
-        request_id: Option<&str>,
-    ) -> Result<Vec<Closed>> {
+    async fn delete_endpoints(&self, ids: &[EndpointId], cause: &Cause) -> Result<Vec<Closed>> {
         change!(self.pool, "deleting endpoints", |tx| endpoints::delete(
-            &tx, ids, request_id
+            &tx, ids, cause
         ))
     }
 
     async fn change_routes(
         &self,
         changes: &[(EndpointId, RouteChange)],
-        request_id: Option<&str>,
+        cause: &Cause,
     ) -> Result<Rerouting> {
         change!(self.pool, "changing routes", |tx| endpoints::change_routes(
-            &tx, changes, request_id
+            &tx, changes, cause
         ))
     }
 
@@ -310,5 +300,17 @@ impl Store for PostgresStore {
 
     async fn prune_events(&self, before: DateTime<Utc>) -> Result<u64> {
         change!(self.pool, "pruning events", |tx| events::prune(&tx, before))
+    }
+
+    async fn audit(&self, filter: &AuditFilter, limit: usize) -> Result<Vec<AuditEntry>> {
+        look!(self.pool, "reading the audit", |tx| audit::read(
+            &tx, filter, limit
+        ))
+    }
+
+    async fn prune_audit(&self, before: DateTime<Utc>, limit: usize) -> Result<u64> {
+        change!(self.pool, "pruning the audit", |tx| audit::prune(
+            &tx, before, limit
+        ))
     }
 }

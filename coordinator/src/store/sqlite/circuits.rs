@@ -10,11 +10,12 @@ use rusqlite::{OptionalExtension, Transaction, params};
 use serde_json::{Value, json};
 
 use super::rows::{self, micros};
-use super::{allocate, events, workers};
+use super::{allocate, audit, events, workers};
+use crate::store::audit::Record;
 use crate::store::error::Doing;
 use crate::store::stored::{self, CircuitRow};
 use crate::store::{
-    Closed, LongOpen, NewCircuit, Opened, Result, Reuse, StoreError, WorkerCircuits,
+    Action, Cause, Closed, LongOpen, NewCircuit, Opened, Result, Reuse, StoreError, WorkerCircuits,
 };
 
 const OPENING: &str = "opening a circuit";
@@ -37,6 +38,8 @@ pub(super) fn open(tx: &Transaction<'_>, new: &NewCircuit) -> Result<Opened> {
         [worker.id.to_string()],
     )
     .doing(OPENING)?;
+    let record = Record::new(Action::Opened, &circuit, &worker.authority);
+    audit::write(tx, &record, &new.cause())?;
     let generation = events::log(
         tx,
         worker.id,
@@ -163,11 +166,7 @@ pub(super) fn reusable(tx: &Transaction<'_>, reuse: &Reuse) -> Result<Option<Ope
 }
 
 /// Closes a circuit.
-pub(super) fn close(
-    tx: &Transaction<'_>,
-    id: CircuitId,
-    request_id: Option<&str>,
-) -> Result<Option<Closed>> {
+pub(super) fn close(tx: &Transaction<'_>, id: CircuitId, cause: &Cause) -> Result<Option<Closed>> {
     let Some(row) = row(tx, id)? else {
         return Ok(None);
     };
@@ -181,7 +180,10 @@ pub(super) fn close(
         [worker.id.to_string()],
     )
     .doing(CLOSING)?;
+    let record = Record::new(Action::Closed, &circuit, &worker.authority);
+    audit::write(tx, &record, cause)?;
     let change = Change::Removed(vec![circuit.clone()]);
+    let request_id = cause.request_id.as_deref();
     let generation = events::log(tx, worker.id, &worker.authority, change, request_id)?;
     Ok(Some(Closed {
         circuit,
@@ -194,9 +196,9 @@ pub(super) fn close(
 pub(super) fn close_all(
     tx: &Transaction<'_>,
     ids: &[CircuitId],
-    request_id: Option<&str>,
+    cause: &Cause,
 ) -> Result<Vec<Closed>> {
-    let closed = ids.iter().map(|id| close(tx, *id, request_id).transpose());
+    let closed = ids.iter().map(|id| close(tx, *id, cause).transpose());
     closed.flatten().collect()
 }
 

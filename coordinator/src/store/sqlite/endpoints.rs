@@ -11,11 +11,12 @@ use rusqlite::{Transaction, params};
 use serde_json::json;
 
 use super::rows::micros;
-use super::{circuits, events, workers};
+use super::{audit, circuits, events, workers};
+use crate::store::audit::Record;
 use crate::store::error::Doing;
 use crate::store::{
-    Closed, HealthCheck, NewCircuit, NewEndpoint, Opened, Rerouted, Rerouting, Result, RouteChange,
-    SlotWish, StoreError, endpoint, stored,
+    Action, Cause, Closed, HealthCheck, NewCircuit, NewEndpoint, Opened, Rerouted, Rerouting,
+    Result, RouteChange, SlotWish, StoreError, endpoint, stored,
 };
 
 const KEEPING: &str = "keeping endpoints";
@@ -123,7 +124,7 @@ pub(super) fn set_health_check(
 pub(super) fn delete(
     tx: &Transaction<'_>,
     ids: &[EndpointId],
-    request_id: Option<&str>,
+    cause: &Cause,
 ) -> Result<Vec<Closed>> {
     tx.execute(
         "DELETE FROM endpoints WHERE id IN (SELECT value FROM json_each(?1))",
@@ -141,14 +142,14 @@ pub(super) fn delete(
         })
         .doing("deleting endpoints")?;
     let circuits: Vec<CircuitId> = found.iter().filter_map(|id| id.parse().ok()).collect();
-    circuits::close_all(tx, &circuits, request_id)
+    circuits::close_all(tx, &circuits, cause)
 }
 
 /// Changes routes.
 pub(super) fn change_routes(
     tx: &Transaction<'_>,
     changes: &[(EndpointId, RouteChange)],
-    request_id: Option<&str>,
+    cause: &Cause,
 ) -> Result<Rerouting> {
     const DOING: &str = "changing routes";
     let ids: Vec<EndpointId> = changes.iter().map(|(id, _)| *id).collect();
@@ -164,6 +165,9 @@ pub(super) fn change_routes(
             .doing(DOING)?;
         let id = circuit.worker;
         let worker = workers::get(tx, id)?.ok_or(StoreError::NoSuchWorker(id))?;
+        let record = Record::new(Action::Rerouted, &circuit, &worker.authority);
+        audit::write(tx, &record, cause)?;
+        let request_id = cause.request_id.as_deref();
         let change = Change::RouteUpdated(Box::new(circuit.clone()), circuit.route_info.clone());
         let generation = events::log(tx, id, &worker.authority, change, request_id)?;
         circuits.push(Rerouted {

@@ -6,6 +6,7 @@
 //! This room refuses files it did not make. `wiring.rs` opens it; everybody else sees `Store`.
 
 mod allocate;
+mod audit;
 mod circuits;
 mod endpoints;
 mod events;
@@ -28,8 +29,9 @@ use tokio::sync::Mutex;
 
 use super::error::Doing;
 use super::{
-    Closed, HealthCheck, LoggedEvent, LongOpen, NewCircuit, NewEndpoint, Opened, Rerouting, Result,
-    Reuse, RouteChange, SessionToken, Store, StoreError, WorkerCircuits, fit,
+    AuditEntry, AuditFilter, Cause, Closed, HealthCheck, LoggedEvent, LongOpen, NewCircuit,
+    NewEndpoint, Opened, Rerouting, Result, Reuse, RouteChange, SessionToken, Store, StoreError,
+    WorkerCircuits, fit,
 };
 
 /// How long a statement waits for another process to let go of the file.
@@ -265,14 +267,10 @@ impl Store for SqliteStore {
         .await
     }
 
-    async fn close_circuit(
-        &self,
-        id: CircuitId,
-        request_id: Option<&str>,
-    ) -> Result<Option<Closed>> {
-        let request_id = request_id.map(str::to_owned);
+    async fn close_circuit(&self, id: CircuitId, cause: &Cause) -> Result<Option<Closed>> {
+        let cause = cause.clone();
         self.change("closing a circuit", move |tx| {
-            circuits::close(tx, id, request_id.as_deref())
+            circuits::close(tx, id, &cause)
         })
         .await
     }
@@ -287,14 +285,10 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn close_circuits(
-        &self,
-        ids: &[CircuitId],
-        request_id: Option<&str>,
-    ) -> Result<Vec<Closed>> {
-        let (ids, request_id) = (ids.to_vec(), request_id.map(str::to_owned));
+    async fn close_circuits(&self, ids: &[CircuitId], cause: &Cause) -> Result<Vec<Closed>> {
+        let (ids, cause) = (ids.to_vec(), cause.clone());
         self.change("closing circuits", move |tx| {
-            circuits::close_all(tx, &ids, request_id.as_deref())
+            circuits::close_all(tx, &ids, &cause)
         })
         .await
     }
@@ -344,14 +338,10 @@ impl Store for SqliteStore {
         .await
     }
 
-    async fn delete_endpoints(
-        &self,
-        ids: &[EndpointId],
-        request_id: Option<&str>,
-    ) -> Result<Vec<Closed>> {
-        let (ids, request_id) = (ids.to_vec(), request_id.map(str::to_owned));
+    async fn delete_endpoints(&self, ids: &[EndpointId], cause: &Cause) -> Result<Vec<Closed>> {
+        let (ids, cause) = (ids.to_vec(), cause.clone());
         self.change("deleting endpoints", move |tx| {
-            endpoints::delete(tx, &ids, request_id.as_deref())
+            endpoints::delete(tx, &ids, &cause)
         })
         .await
     }
@@ -359,11 +349,11 @@ impl Store for SqliteStore {
     async fn change_routes(
         &self,
         changes: &[(EndpointId, RouteChange)],
-        request_id: Option<&str>,
+        cause: &Cause,
     ) -> Result<Rerouting> {
-        let (changes, request_id) = (changes.to_vec(), request_id.map(str::to_owned));
+        let (changes, cause) = (changes.to_vec(), cause.clone());
         self.change("changing routes", move |tx| {
-            endpoints::change_routes(tx, &changes, request_id.as_deref())
+            endpoints::change_routes(tx, &changes, &cause)
         })
         .await
     }
@@ -422,5 +412,20 @@ impl Store for SqliteStore {
     async fn prune_events(&self, before: DateTime<Utc>) -> Result<u64> {
         self.change("pruning events", move |tx| events::prune(tx, before))
             .await
+    }
+
+    async fn audit(&self, filter: &AuditFilter, limit: usize) -> Result<Vec<AuditEntry>> {
+        let filter = filter.clone();
+        self.look("reading the audit", move |tx| {
+            audit::read(tx, &filter, limit)
+        })
+        .await
+    }
+
+    async fn prune_audit(&self, before: DateTime<Utc>, limit: usize) -> Result<u64> {
+        self.change("pruning the audit", move |tx| {
+            audit::prune(tx, before, limit)
+        })
+        .await
     }
 }

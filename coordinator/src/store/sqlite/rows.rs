@@ -101,7 +101,7 @@ pub(super) fn uuid(row: &Row<'_>, column: usize) -> rusqlite::Result<Uuid> {
     Uuid::parse_str(&text).map_err(|cause| unreadable(column, cause))
 }
 
-fn optional_uuid(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Uuid>> {
+pub(super) fn optional_uuid(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Uuid>> {
     let text: Option<String> = row.get(column)?;
     text.map(|text| Uuid::parse_str(&text).map_err(|cause| unreadable(column, cause)))
         .transpose()
@@ -113,7 +113,7 @@ pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<DateTime<Ut
         .ok_or(rusqlite::Error::IntegralValueOutOfRange(column, micros))
 }
 
-fn json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+pub(super) fn json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
     let text: String = row.get(column)?;
     serde_json::from_str(&text).map_err(|cause| unreadable(column, cause))
 }
