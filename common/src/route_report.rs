@@ -10,7 +10,7 @@ use crate::timestamp;
 
 /// Most routes in one report; there is no use in more.
 pub const MOST_ROUTES: usize = 10_000;
-/// Longest reason kept, in characters.
+/// Longest reason and longest address kept, in characters.
 pub const LONGEST_REASON: usize = 300;
 
 /// All that one node has to say at one moment.
@@ -62,15 +62,22 @@ impl RouteReport {
             circuit.down.truncate(room);
             room -= circuit.down.len();
             for route in &mut circuit.down {
-                if let Some(error) = &mut route.error
-                    && let Some((end, _)) = error.char_indices().nth(LONGEST_REASON)
-                {
-                    error.truncate(end);
+                trim(&mut route.address);
+                if let Some(error) = &mut route.error {
+                    trim(error);
                 }
             }
         }
         self.circuits.retain(|circuit| !circuit.down.is_empty());
         self
+    }
+}
+
+/// Cuts a text to what is kept; no database takes NUL in JSON.
+fn trim(text: &mut String) {
+    text.retain(|c| c != '\0');
+    if let Some((end, _)) = text.char_indices().nth(LONGEST_REASON) {
+        text.truncate(end);
     }
 }
 

@@ -13,17 +13,29 @@ use super::auth::Authorized;
 use super::error::ApiError;
 use super::json::Answer;
 use super::params::{self, Misfit, Params};
+use super::route_health;
 use super::workers::id;
 use crate::store::Cause;
 
-/// `GET /api/circuit/{id}`.
+/// `GET /api/circuit/{id}`, with `health=1` how its routes are, too.
 pub(crate) async fn read(
     _: Authorized,
     State(app): State<App>,
     Path(segment): Path<String>,
+    params: Params,
 ) -> Result<Response, ApiError> {
+    let health = {
+        let fields = params.fields();
+        let health = fields.optional("health", params::flag).unwrap_or(false);
+        fields.verdict()?;
+        health
+    };
     let circuit = app.store.circuit(id(&segment, "circuit")?).await?;
-    Ok(Answer(circuit.ok_or(ApiError::NoSuch("circuit"))?).into_response())
+    let circuit = circuit.ok_or(ApiError::NoSuch("circuit"))?;
+    if health {
+        return Ok(Answer(route_health::beside(&app, &circuit).await?).into_response());
+    }
+    Ok(Answer(circuit).into_response())
 }
 
 #[derive(Serialize)]

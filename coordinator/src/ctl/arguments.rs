@@ -64,7 +64,22 @@ pub(super) enum Action {
         #[arg(long)]
         all: bool,
     },
-    /// How the coordinator, its parts and the workers are
+    /// What became of circuits, the newest first
+    Audit {
+        /// Only this circuit's
+        #[arg(long, value_name = "ID")]
+        circuit: Option<CircuitId>,
+        /// Only those of this session
+        #[arg(long, value_name = "ID")]
+        session: Option<SessionId>,
+        /// Only those of this worker, by name
+        #[arg(long, value_name = "NAME")]
+        worker: Option<String>,
+        /// How many
+        #[arg(long, value_name = "NUMBER", default_value_t = 50)]
+        limit: u16,
+    },
+    /// How the coordinator, its parts, the workers and the routes are
     Health,
     /// Write a completion script for a shell
     Completion {

@@ -1,6 +1,7 @@
 //! What each command asks the coordinator, and how the answers are put together.
 
 use serde_json::{Value, json};
+use url::form_urlencoded;
 
 use super::arguments::Action;
 use super::client::{CallError, Client};
@@ -29,7 +30,8 @@ pub(super) async fn answer(client: &Client, action: &Action) -> Result<Answer, C
             circuits(client, session.as_deref(), worker.as_deref()).await
         }
         Action::Circuit { id } => {
-            let json = client.get(&format!("/api/circuit/{id}/statistics")).await?;
+            let mut json = client.get(&format!("/api/circuit/{id}/statistics")).await?;
+            json["health"] = client.get(&format!("/health/circuits/{id}")).await?;
             let text = show::circuit(&json);
             Ok(Answer { json, text })
         }
@@ -43,6 +45,28 @@ pub(super) async fn answer(client: &Client, action: &Action) -> Result<Answer, C
             Ok(Answer { json, text })
         }
         Action::Slots { worker, all } => slots(client, worker.as_deref(), *all).await,
+        Action::Audit {
+            circuit,
+            session,
+            worker,
+            limit,
+        } => {
+            let mut query = form_urlencoded::Serializer::new(String::new());
+            query.append_pair("limit", &limit.to_string());
+            let ids = [
+                ("circuit", circuit.map(|id| id.to_string())),
+                ("session", session.map(|id| id.to_string())),
+                ("worker", worker.clone()),
+            ];
+            for (name, value) in ids {
+                value.map(|value| query.append_pair(name, &value));
+            }
+            let json = client
+                .get(&format!("/api/audit?{}", query.finish()))
+                .await?;
+            let text = show::audit(list(&json, "entries"));
+            Ok(Answer { json, text })
+        }
         Action::Health => health(client).await,
         // Answered without a coordinator.
         Action::Completion { .. } => Ok(Answer {
@@ -121,7 +145,10 @@ async fn slots(client: &Client, worker: Option<&str>, all: bool) -> Result<Answe
 async fn health(client: &Client) -> Result<Answer, CallError> {
     let coordinator = client.get("/health").await?;
     let fleet = client.get("/health/status").await?;
-    let text = show::health(&coordinator, list(&fleet, "workers"));
-    let json = json!({ "coordinator": coordinator, "workers": fleet["workers"] });
+    let routes = client.get("/health/summary").await?;
+    let text = show::health(&coordinator, list(&fleet, "workers"), &routes);
+    let json = json!({
+        "coordinator": coordinator, "workers": fleet["workers"], "summary": routes,
+    });
     Ok(Answer { json, text })
 }

@@ -97,7 +97,7 @@ pub(super) fn circuits(rows: Vec<Vec<String>>) -> String {
 pub(super) fn circuit(circuit: &Value) -> String {
     let mut table = Table::new(&["KEY", "VALUE"]);
     let keys = circuit.as_object().into_iter().flatten();
-    for (key, value) in keys.filter(|(key, _)| *key != "route_info") {
+    for (key, value) in keys.filter(|(key, _)| !matches!(key.as_str(), "route_info" | "health")) {
         let shown = match value {
             Value::Array(_) => texts(value),
             Value::Object(map) if map.is_empty() => String::new(),
@@ -105,17 +105,44 @@ pub(super) fn circuit(circuit: &Value) -> String {
         };
         table.row(vec![key.clone(), shown]);
     }
-    let mut routes = Table::new(&["ROUTE", "SESSION", "KERNEL", "SHARE"]);
-    for route in circuit["route_info"].as_array().into_iter().flatten() {
-        let host = route["kernel_host"].as_str().unwrap_or("localhost");
+    table.row(vec!["health".into(), cell(&circuit["health"]["status"])]);
+    let mut routes = Table::new(&["ROUTE", "SESSION", "KERNEL", "STATE", "SINCE", "PROBLEM"]);
+    for route in circuit["health"]["routes"].as_array().into_iter().flatten() {
         routes.row(vec![
             cell(&route["route_id"]),
             cell(&route["session_id"]),
-            format!("{host}:{}", route["kernel_port"]),
-            cell(&route["traffic_ratio"]),
+            format!("{}:{}", cell(&route["kernel_host"]), route["kernel_port"]),
+            cell(&route["status"]),
+            cell(&route["since"]),
+            cell(&route["last_error"]),
         ]);
     }
     format!("{}\n{}", table.render(), routes.render())
+}
+
+/// What became of circuits.
+pub(super) fn audit(entries: &[Value]) -> String {
+    let mut table = Table::new(&[
+        "AT", "ACTION", "CIRCUIT", "APP", "WORKER", "SLOT", "BY", "REASON", "REQUEST",
+    ]);
+    for one in entries {
+        table.row(
+            [
+                "at",
+                "action",
+                "circuit",
+                "app",
+                "authority",
+                "slot",
+                "actor",
+                "reason",
+                "request_id",
+            ]
+            .map(|key| cell(&one[key]))
+            .to_vec(),
+        );
+    }
+    table.render()
 }
 
 /// Slots, each with its worker.
@@ -133,8 +160,8 @@ pub(super) fn slots(slots: &[Value]) -> String {
     table.render()
 }
 
-/// The coordinator's parts and the workers heard of lately.
-pub(super) fn health(coordinator: &Value, workers: &[Value]) -> String {
+/// The coordinator's parts, the workers heard of lately, and circuits by how their routes are.
+pub(super) fn health(coordinator: &Value, workers: &[Value], routes: &Value) -> String {
     let mut parts = Table::new(&["PART", "STATE", "CHECKED", "PROBLEM"]);
     let checks = &coordinator["connectivity"]["connectivity_checks"];
     for check in checks.as_array().into_iter().flatten() {
@@ -158,11 +185,16 @@ pub(super) fn health(coordinator: &Value, workers: &[Value]) -> String {
             free(worker),
         ]);
     }
+    let mut circuits = Table::new(&["CIRCUITS", "COUNT"]);
+    for (state, count) in routes["circuits"].as_object().into_iter().flatten() {
+        circuits.row(vec![state.clone(), cell(count)]);
+    }
     let state = cell(&coordinator["status"]);
     let version = cell(&coordinator["version"]);
     format!(
-        "coordinator {version}: {state}\n\n{}\n{}",
+        "coordinator {version}: {state}\n\n{}\n{}\n{}",
         parts.render(),
-        fleet.render()
+        fleet.render(),
+        circuits.render()
     )
 }

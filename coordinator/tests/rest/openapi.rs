@@ -152,6 +152,9 @@ async fn answers_look_as_the_document_says() {
         {"session_id": id, "route_id": id, "kernel_host": "10.0.0.1", "kernel_port": 8000}]}]});
     let dropped = json!({"endpoints": [{"deployment_id": id, "route_ids": [id]}]});
     let ids = json!({"endpoints": [{"deployment_id": id}]});
+    let report = json!({"circuits": [{"circuit": circuit, "routes": 1, "down": [{
+        "session": id, "address": "10.10.0.5:30729", "since": "2026-11-20T15:36:50Z",
+        "error": "it refuses connections"}]}]});
     let one = format!("/v2/endpoints/{id}");
     let calls = [
         ("get", "/status", "/status".to_owned(), None),
@@ -163,6 +166,26 @@ async fn answers_look_as_the_document_says() {
             "get",
             "/api/worker/{id}",
             format!("/api/worker/{port}"),
+            None,
+        ),
+        ("get", "/health/summary", "/health/summary".into(), None),
+        ("get", "/api/audit", "/api/audit?limit=1".into(), None),
+        (
+            "post",
+            "/api/worker/{id}/route-health",
+            format!("/api/worker/{port}/route-health"),
+            Some(report),
+        ),
+        (
+            "get",
+            "/health/circuits/{circuit_id}",
+            format!("/health/circuits/{circuit}"),
+            None,
+        ),
+        (
+            "get",
+            "/api/circuit/{id}",
+            format!("/api/circuit/{circuit}?health=1"),
             None,
         ),
         (
@@ -217,6 +240,7 @@ async fn answers_look_as_the_document_says() {
             "/v2/endpoints/bulk/routes/unregister".into(),
             Some(dropped),
         ),
+        ("get", "/health/endpoints", "/health/endpoints".into(), None),
         (
             "put",
             "/v2/endpoints/{id}/health-check",

@@ -239,12 +239,37 @@ const SYSTEM_CALLS: &[Operation] = &[
     .access(Access::Open),
 ];
 
-const HEALTH_CALLS: &[Operation] = &[get(
-    "/health/status",
-    HEALTH,
-    Answer::Json("Fleet"),
-    "The workers heard of lately",
-)];
+const HEALTH_CALLS: &[Operation] = &[
+    get(
+        "/health/status",
+        HEALTH,
+        Answer::Json("Fleet"),
+        "The workers heard of lately",
+    ),
+    get(
+        "/health/summary",
+        HEALTH,
+        Answer::Json("HealthSummary"),
+        "Circuits counted by how their routes are",
+    ),
+    get(
+        "/health/endpoints",
+        HEALTH,
+        Answer::Json("EndpointHealths"),
+        "How the routes of endpoints are, page by page",
+    )
+    .query(&[
+        may("limit", "count", "endpoints on a page, at most 1000"),
+        may("cursor", "uuid", "the `next` of the page before"),
+    ]),
+    get(
+        "/health/circuits/{circuit_id}",
+        HEALTH,
+        Answer::Json("CircuitHealth"),
+        "How a circuit's routes are, on every node",
+    )
+    .refusals(&[400]),
+];
 
 const WORKER_CALLS: &[Operation] = &[
     get(
@@ -299,6 +324,14 @@ const WORKER_CALLS: &[Operation] = &[
         "The worker serves everything up to a generation",
     )
     .body("Acknowledgement"),
+    Operation::new(
+        "post",
+        "/api/worker/{id}/route-health",
+        WORKERS,
+        DONE,
+        "What a node (X-Patchbay-Node) says of its routes, in place of what it said before",
+    )
+    .body("RouteReport"),
     get(
         "/v1/api/worker",
         WORKERS,
@@ -313,7 +346,8 @@ const CIRCUIT_CALLS: &[Operation] = &[
         CIRCUITS,
         Answer::Json("Circuit"),
         "One circuit",
-    ),
+    )
+    .query(&[may("health", "flag", "with how its routes are")]),
     Operation::new(
         "delete",
         "/api/circuit/{id}",
@@ -352,6 +386,27 @@ const CIRCUIT_CALLS: &[Operation] = &[
         Answer::Json("SlotsV1"),
         "Slots in use, as version 1",
     ),
+    get(
+        "/api/audit",
+        CIRCUITS,
+        Answer::Json("AuditPage"),
+        "What became of circuits, the newest first",
+    )
+    .query(&[
+        may("circuit", "uuid", "only this circuit"),
+        may("session", "uuid", "only this session's circuits"),
+        may(
+            "worker",
+            "text",
+            "only this worker's circuits, by key or name",
+        ),
+        may("action", "action", "only this"),
+        may("since", "time", "from this moment on"),
+        may("until", "time", "before this moment"),
+        may("limit", "count", "entries on a page, at most 1000"),
+        may("cursor", "text", "the `next` of the page before"),
+    ])
+    .refusals(&[404]),
     Operation::new(
         "delete",
         "/v1/api/circuit/{id}",

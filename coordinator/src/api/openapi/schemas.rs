@@ -26,6 +26,10 @@ pub(super) fn word(kind: &str) -> Value {
         }),
         "mode" => json!({"type": "string", "enum": ["interactive", "inference"]}),
         "frontend" => json!({"type": "string", "enum": ["wildcard", "port"]}),
+        "action" => json!({
+            "type": "string",
+            "enum": ["opened", "closed", "moved", "rerouted"],
+        }),
         "state" => json!({
             "type": "string",
             "enum": ["healthy", "degraded", "unhealthy", "unknown"],
@@ -258,6 +262,49 @@ const OBJECTS: &[(&str, &str)] = &[
     ),
     ("RoutesUnregistered", "endpoints: RouteUnregistered[]"),
     ("EndpointTokenOrder", "user_uuid: uuid\nexp: time"),
+    (
+        "HealthSummary",
+        "status: state\ncircuits: Tally\nroutes: UnhealthyRoutes\nworkers: WorkerTally
+         timestamp: time",
+    ),
+    (
+        "Tally",
+        "total: count\nhealthy: count\ndegraded: count\nunhealthy: count\nunknown: count",
+    ),
+    ("UnhealthyRoutes", "unhealthy: count"),
+    ("WorkerTally", "alive: count\nlost: count\nreporting: count"),
+    ("EndpointHealths", "endpoints: CircuitHealth[]\nnext: uuid?"),
+    (
+        "CircuitHealth",
+        "circuit_id: uuid\nendpoint_id: uuid?\napp: text?\nworker: text?\nstatus: state
+         health_check: HealthCheck?\nroutes: RouteHealth[]",
+    ),
+    (
+        "RouteHealth",
+        "route_id: uuid?\nsession_id: uuid\nkernel_host: text\nkernel_port: port\nstatus: state
+         since: time?\nlast_error: text?\nnodes: NodeHealth[]",
+    ),
+    (
+        "NodeHealth",
+        "node: text\nstatus: state\nsince: time?\nlast_error: text?\nreported_at: time",
+    ),
+    ("RouteReport", "circuits: CircuitReport[]\ntruncated?: flag"),
+    (
+        "CircuitReport",
+        "circuit: uuid\nroutes: count\ndown: DownRoute[]",
+    ),
+    (
+        "DownRoute",
+        "route?: uuid?\nsession: uuid\naddress: text\nsince: time\nerror?: text?",
+    ),
+    ("AuditPage", "entries: AuditEntry[]\nnext: text?"),
+    (
+        "AuditEntry",
+        "id: count\nat: time\naction: action\ncircuit: uuid\napp: text?\nsession_ids: uuid[]
+         endpoint_id: uuid?\nuser_id: uuid?\nworker: uuid\nauthority: text\nslot: text
+         from_worker: uuid?\nfrom_authority: text?\nactor: text\nreason: text\ndetail: text?
+         request_id: text?",
+    ),
     ("EndpointToken", "token: text"),
 ];
 
@@ -265,4 +312,5 @@ const CIRCUIT: &str = "id: uuid\napp: text?\nprotocol: protocol\nworker: uuid\na
      frontend_mode: frontend\nenvs: object\narguments: text?\nopen_to_public: flag
      allowed_client_ips: text?\nport: port?\nsubdomain: text?\nuser_id: uuid?\nendpoint_id: uuid?
      runtime_variant: text?\nroute_info: Route[]\nsession_ids: uuid[]\ncreated_at: time
-     updated_at: time\norigin_request_id?: text?";
+     updated_at: time\norigin_request_id?: text?\nhealth_check?: HealthCheck?
+     health?: CircuitHealth";
