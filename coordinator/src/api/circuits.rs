@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::CircuitId;
 use patchbay_common::timestamp;
+use patchbay_common::worker::WorkerStatus;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -16,6 +17,14 @@ use super::params::{self, Misfit, Params};
 use super::workers::id;
 use crate::store::Cause;
 
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    circuit: Circuit,
+    /// Its worker is believed to serve.
+    available: bool,
+}
+
 /// `GET /api/circuit/{id}`.
 pub(crate) async fn read(
     _: Authorized,
@@ -23,7 +32,10 @@ pub(crate) async fn read(
     Path(segment): Path<String>,
 ) -> Result<Response, ApiError> {
     let circuit = app.store.circuit(id(&segment, "circuit")?).await?;
-    Ok(Answer(circuit.ok_or(ApiError::NoSuch("circuit"))?).into_response())
+    let circuit = circuit.ok_or(ApiError::NoSuch("circuit"))?;
+    let worker = app.store.worker(circuit.worker).await?;
+    let available = worker.is_some_and(|worker| worker.status == WorkerStatus::Alive);
+    Ok(Answer(Shown { circuit, available }).into_response())
 }
 
 #[derive(Serialize)]

@@ -43,6 +43,10 @@ fn known() -> Result<Vec<Migration>> {
             "V2__audit",
             include_str!("../../../migrations/postgres/V2__audit.sql"),
         ),
+        (
+            "V3__leases",
+            include_str!("../../../migrations/postgres/V3__leases.sql"),
+        ),
     ];
     let read = |(name, sql)| Migration::unapplied(name, sql).doing(DOING);
     known.into_iter().map(read).collect()
