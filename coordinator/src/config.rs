@@ -20,7 +20,7 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-pub use sections::Server;
+pub use sections::{Audit, Failover, Server};
 use sections::{Db, ProxyCoordinator};
 
 /// Where the file may be.
@@ -63,6 +63,10 @@ pub struct Config {
     pub jwt: TokenKey,
     /// `[server]`.
     pub server: Server,
+    /// `[audit]`.
+    pub audit: Audit,
+    /// `[failover]`.
+    pub failover: Failover,
 }
 
 /// Certificate chain and private key, PEM.
@@ -171,6 +175,8 @@ impl Config {
             api_secret: secrets.require_api(l),
             jwt: secrets.require_jwt(l),
             server: l.section("server", Strictness::Ours),
+            audit: l.section("audit", Strictness::Ours),
+            failover: l.section("failover", Strictness::Ours),
         };
         config.cross_check(l);
         Ok((config, loader))
@@ -188,6 +194,7 @@ impl Config {
                 self.server.acknowledgement_timeout.0,
                 15,
             ),
+            ("audit.keep", self.audit.keep.0, 7_776_000),
         ];
         for (key, duration, usual) in positive {
             if duration.is_zero() {
