@@ -44,7 +44,7 @@ use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::setup::{Setup, Tickets};
 use crate::stage::Stages;
-use crate::sync::{Link, Serving};
+use crate::sync::{Link, RouteReporter, Serving};
 use crate::table::Table;
 use crate::upstream::{PeerTemplate, Prober};
 
@@ -264,6 +264,12 @@ impl BackgroundService for Syncing {
                 std::process::exit(1);
             }
         };
+        let reporter = RouteReporter {
+            coordinator: link.coordinator().clone(),
+            table: Arc::clone(&rooms.table),
+            changes: rooms.prober.changes(),
+            status: link.watch(),
+        };
         rooms.link.send_replace(Some(link));
         if let Some(gateway) = &rooms.gateway {
             gateway.gateway.start();
@@ -287,6 +293,7 @@ impl BackgroundService for Syncing {
         tokio::join!(
             follow,
             Arc::clone(&rooms.prober).run(),
+            reporter.run(),
             Notify.feed_watchdog(),
             at_every_hangup(reload),
             rooms.succession.provide()
