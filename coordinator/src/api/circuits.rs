@@ -33,15 +33,19 @@ pub(crate) async fn read(
 ) -> Result<Response, ApiError> {
     let circuit = app.store.circuit(id(&segment, "circuit")?).await?;
     let circuit = circuit.ok_or(ApiError::NoSuch("circuit"))?;
+    Ok(Answer(shown(&app, circuit).await?).into_response())
+}
+
+async fn shown(app: &App, circuit: Circuit) -> Result<Shown, ApiError> {
     let worker = app.store.worker(circuit.worker).await?;
     let available = worker.is_some_and(|worker| worker.status == WorkerStatus::Alive);
-    Ok(Answer(Shown { circuit, available }).into_response())
+    Ok(Shown { circuit, available })
 }
 
 #[derive(Serialize)]
 struct Statistics {
     #[serde(flatten)]
-    circuit: Circuit,
+    circuit: Shown,
     requests: u64,
     last_access: i64,
     ttl: Option<u64>,
@@ -57,7 +61,7 @@ pub(crate) async fn statistics(
     let circuit = circuit.ok_or(ApiError::NoSuch("circuit"))?;
     let usage = app.marks.of(&circuit, timestamp::now()).await;
     Ok(Answer(Statistics {
-        circuit,
+        circuit: shown(&app, circuit).await?,
         requests: usage.requests,
         last_access: usage.last_access,
         ttl: usage.ttl,

@@ -23,7 +23,8 @@ pub(crate) fn id<T: std::str::FromStr>(segment: &str, noun: &'static str) -> Res
     segment.parse().map_err(|_| ApiError::NoSuch(noun))
 }
 
-fn node(headers: &HeaderMap) -> Option<&str> {
+/// The node that a worker of ours names.
+pub(crate) fn node(headers: &HeaderMap) -> Option<&str> {
     headers
         .get(NODE_HEADER)?
         .to_str()
@@ -156,7 +157,8 @@ fn ahead(params: &Params, known: u64) -> ApiError {
     fields.incomplete()
 }
 
-fn registration(params: &Params) -> Result<Registration, ApiError> {
+/// A registration out of a body.
+pub(crate) fn registration(params: &Params) -> Result<Registration, ApiError> {
     let fields = params.fields();
     let required = (
         fields.required("authority", params::filled),
