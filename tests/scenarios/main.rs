@@ -4,6 +4,7 @@
 //! One binary, so that it is linked once; a module per subject.
 
 mod a_python_coordinator_is_served;
+mod a_session_is_mapped_to_a_route;
 mod an_opening_is_routable_when_answered;
 mod bodies_stream_both_ways;
 mod circuits_of_a_lost_worker_move;
@@ -18,8 +19,10 @@ mod request_id_is_carried;
 mod sigterm_during_a_download_loses_nothing;
 mod slots_are_never_given_twice;
 mod strangers_are_refused;
+mod survive_a_coordinator_killed_in_a_loop;
 mod survive_coordinator_death;
 mod survive_database_cut;
+mod survive_postgres_restart;
 mod survive_redis_outage;
 mod survive_worker_restart;
 mod websocket_through_a_circuit;
