@@ -8,6 +8,7 @@ mod a_session_is_mapped_to_a_route;
 mod an_opening_is_routable_when_answered;
 mod bodies_stream_both_ways;
 mod circuits_of_a_lost_worker_move;
+mod coordinator_load;
 mod errors_for_people_and_programs;
 mod hop_by_hop_headers_stay_here;
 mod idle_circuits_are_collected;

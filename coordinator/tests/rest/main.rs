@@ -11,6 +11,7 @@
 mod audit;
 mod desk;
 mod endpoints;
+mod hostile;
 mod mappings;
 mod opening;
 mod shapes;

@@ -4,6 +4,7 @@
 //! coordinator would have it. What only one database can show is in `sqlite_files` and `takeover`.
 
 mod audit;
+mod disturbances;
 mod endpoints;
 mod fleet;
 mod log;
