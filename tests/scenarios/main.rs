@@ -4,6 +4,7 @@
 //! One binary, so that it is linked once; a module per subject.
 
 mod a_python_coordinator_is_served;
+mod a_successor_takes_over;
 mod an_opening_is_routable_when_answered;
 mod bodies_stream_both_ways;
 mod errors_for_people_and_programs;

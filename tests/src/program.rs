@@ -26,6 +26,8 @@ pub enum Signal {
     Kill,
     /// SIGSTOP: frozen, sockets open.
     Stop,
+    /// SIGHUP: read anew what can be read anew.
+    Hangup,
     /// SIGCONT: goes on after [`Signal::Stop`].
     Continue,
 }
@@ -37,6 +39,7 @@ impl Signal {
             Self::Int => "INT",
             Self::Kill => "KILL",
             Self::Stop => "STOP",
+            Self::Hangup => "HUP",
             Self::Continue => "CONT",
         }
     }
@@ -59,6 +62,18 @@ impl Program {
             name: name.to_owned(),
             binary,
             arguments,
+            log,
+            child: None,
+        }
+    }
+
+    /// The same program, to be started beside this one, with a log of its own.
+    #[must_use]
+    pub fn sibling(&self, log: PathBuf) -> Self {
+        Self {
+            name: self.name.clone(),
+            binary: self.binary.clone(),
+            arguments: self.arguments.clone(),
             log,
             child: None,
         }

@@ -416,6 +416,7 @@ fn new_circuit(opening: &EndpointOpening, worker: WorkerId, slot: SlotWish) -> N
         routes: Vec::new(),
         session_ids: Vec::new(),
         origin_request_id: request_id::current().map(|id| id.as_str().to_owned()),
+        health_check: opening.health_check.clone(),
         reuse: None,
     }
 }

@@ -307,6 +307,7 @@ fn new_circuit(
         }],
         session_ids: vec![token.session_id],
         origin_request_id: request_id::current().map(|id| id.as_str().to_owned()),
+        health_check: None,
         reuse: reuse(opening),
     }
 }

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use patchbay_common::circuit::{AppMode, Circuit, Protocol};
 use patchbay_common::event::CircuitEvent;
+use patchbay_common::health_check::HealthCheck;
 use patchbay_common::id::{CircuitId, EndpointId, ProjectId, SessionId, TokenId, UserId, WorkerId};
 use patchbay_common::route::Route;
 use patchbay_common::worker::Worker;
@@ -76,6 +77,8 @@ pub struct NewCircuit {
     pub session_ids: Vec<SessionId>,
     /// Id of the request that opens it.
     pub origin_request_id: Option<String>,
+    /// How its routes are probed.
+    pub health_check: Option<HealthCheck>,
     /// If set, a circuit that matches is answered instead of opening one. Checked inside the
     /// transaction, so that two openers at once share one circuit.
     pub reuse: Option<Reuse>,

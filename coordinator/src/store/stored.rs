@@ -39,6 +39,8 @@ pub(super) struct CircuitRow {
     pub(super) created_at: Option<DateTime<Utc>>,
     pub(super) updated_at: Option<DateTime<Utc>>,
     pub(super) origin_request_id: Option<String>,
+    /// Its endpoint's, where that is enabled.
+    pub(super) health_check: Option<Value>,
 }
 
 impl CircuitRow {
@@ -75,7 +77,7 @@ impl CircuitRow {
             created_at: self.created_at.unwrap_or_default(),
             updated_at: self.updated_at.or(self.created_at).unwrap_or_default(),
             origin_request_id: self.origin_request_id,
-            health_check: None,
+            health_check: self.health_check.and_then(|stored| checked(stored, id)),
         })
     }
 
@@ -89,6 +91,19 @@ impl CircuitRow {
         };
         self.read().or_else(|_| bare.read())
     }
+}
+
+/// How an endpoint's routes are probed, out of the stored form; one that cannot be read costs the
+/// check, not the circuit.
+fn checked(stored: Value, circuit: Uuid) -> Option<HealthCheck> {
+    if stored.is_null() {
+        return None;
+    }
+    json(stored, || {
+        format!("endpoints.health_check_config of circuit {circuit}")
+    })
+    .inspect_err(|error| log::warn!("routes are not checked: {error}"))
+    .ok()
 }
 
 /// Reads rows and leaves out those that cannot be read, with a line in the log for each: one
@@ -305,7 +320,7 @@ pub(super) fn born(new: &NewCircuit, slot: &Slot, now: DateTime<Utc>) -> Circuit
         created_at: now,
         updated_at: now,
         origin_request_id: new.origin_request_id.clone(),
-        health_check: None,
+        health_check: new.health_check.clone(),
     }
 }
 

@@ -162,6 +162,7 @@ fn circuit_on(worker: WorkerId, slot: SlotWish) -> NewCircuit {
         }],
         session_ids: vec![session],
         origin_request_id: Some("req-1".to_owned()),
+        health_check: None,
         reuse: None,
     }
 }

@@ -13,7 +13,8 @@ use crate::store::stored::{CircuitRow, EventRow, WorkerRow};
 pub(super) const CIRCUIT: &str = "c.id, c.app, c.protocol, c.worker, c.app_mode, c.frontend_mode, \
      c.port, c.subdomain, c.envs, c.arguments, c.open_to_public, c.allowed_client_ips, c.user_id, \
      c.endpoint_id, c.runtime_variant, c.session_ids, c.route_info, c.created_at, c.updated_at, \
-     c.origin_request_id";
+     c.origin_request_id, (SELECT e.health_check_config FROM endpoints e \
+     WHERE e.id = c.endpoint_id AND e.health_check_enabled)";
 
 /// Columns of `workers w`, as [`worker`] reads them; the circuits are counted.
 pub(super) const WORKER: &str = "w.id, w.authority, w.frontend_mode, w.protocol, w.hostname, \
@@ -53,6 +54,10 @@ pub(super) fn circuit(row: &Row<'_>) -> rusqlite::Result<CircuitRow> {
         created_at: Some(time(row, 17)?),
         updated_at: Some(time(row, 18)?),
         origin_request_id: row.get(19)?,
+        // What is no JSON is no check.
+        health_check: row
+            .get::<_, Option<String>>(20)?
+            .and_then(|text| serde_json::from_str(&text).ok()),
     })
 }
 
