@@ -15,6 +15,7 @@ pub mod lifecycle;
 pub mod permit;
 pub mod request_id;
 pub mod route;
+pub mod route_report;
 pub mod subdomain;
 pub mod telemetry;
 pub mod timestamp;

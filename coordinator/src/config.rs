@@ -204,6 +204,52 @@ impl Config {
     }
 }
 
+/// How a client on this machine reaches the API that a configuration file describes.
+#[derive(Clone, Debug)]
+pub struct ApiPlace {
+    /// Base URL, without a trailing slash.
+    pub url: String,
+    /// Its token.
+    pub secret: Secret,
+}
+
+impl ApiPlace {
+    /// Reads no more than it needs: who asks may not be allowed to read the server's key, and
+    /// what is wrong elsewhere in the file is not theirs to mend.
+    ///
+    /// # Errors
+    /// What is wrong with these parts of the configuration.
+    pub fn from_file(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let mut loader = Loader::open(file, environment)?;
+        let coordinator: ProxyCoordinator = loader.section(COORDINATOR, Strictness::Theirs);
+        let secrets: Secrets = loader.section("secrets", Strictness::Theirs);
+        let place = Self {
+            url: local_url(&coordinator),
+            secret: secrets.require_api(&mut loader),
+        };
+        loader.finish()?;
+        Ok(place)
+    }
+}
+
+/// The API's own socket, on the loopback address if it listens on all; with TLS the advertised
+/// name, which is the one its certificate is for.
+fn local_url(section: &ProxyCoordinator) -> String {
+    if section.tls_listen {
+        return advertise_url(section);
+    }
+    let bound = &section.bind_addr;
+    let host = match bound.host.as_str() {
+        "0.0.0.0" | "" => "127.0.0.1",
+        "::" | "[::]" => "::1",
+        host => host,
+    };
+    format!("http://{}", HostPort::new(host, bound.port))
+}
+
 fn resolve(loader: &mut Loader, address: &HostPort) -> SocketAddr {
     let found = (address.host.as_str(), address.port)
         .to_socket_addrs()

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use patchbay_common::cli::CommonArgs;
 use patchbay_common::config::Loader;
 use patchbay_coordinator::config::Config;
+use patchbay_coordinator::ctl::{self, Ctl};
 use patchbay_coordinator::wiring;
 
 #[global_allocator]
@@ -21,18 +22,26 @@ struct Arguments {
     command: Option<Command>,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Serve (the default)
     #[command(alias = "start-server")]
     Serve,
     /// Bring the database's schema up to date, and end
     Migrate,
+    /// Ask a running coordinator, or tell it: workers, circuits, slots, health
+    Ctl(Ctl),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let command = arguments.command.unwrap_or(Command::Serve);
+    if let Command::Ctl(ctl) = &command {
+        return match ctl::run(ctl, &arguments.common, &mut Arguments::command()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error.to_string()),
+        };
+    }
     let examine = |config: &Config, loader: &mut Loader| {
         if arguments.common.check {
             wiring::examine(config, loader);
@@ -47,7 +56,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let outcome = match command {
-        Command::Serve => wiring::run(config),
+        Command::Serve | Command::Ctl(_) => wiring::run(config),
         Command::Migrate => wiring::migrate(&config),
     };
     match outcome {

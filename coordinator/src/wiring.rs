@@ -27,7 +27,7 @@ use crate::listen::{LiveTls, accept, bind, load_tls, reload_tls};
 use crate::publish::redis::Redis;
 use crate::publish::{Acknowledgements, Bus, Outbox, Publisher, Streams};
 use crate::registry::{Marks, Registry, watch_over};
-use crate::store::{PostgresStore, SqliteStore, Store};
+use crate::store::{Observer, PostgresStore, SqliteStore, Store};
 use crate::supervise::supervise;
 
 /// How long the database may take to answer a check.
@@ -100,6 +100,17 @@ fn store(database: &Database) -> anyhow::Result<Arc<dyn Store>> {
     match database {
         Database::Sqlite { path } => Ok(Arc::new(SqliteStore::open(path)?)),
         Database::Postgres(config) => Ok(Arc::new(PostgresStore::connect(config.clone())?)),
+    }
+}
+
+/// The store of what serves.
+fn observed_store(database: &Database, observer: Observer) -> anyhow::Result<Arc<dyn Store>> {
+    match database {
+        Database::Sqlite { path } => Ok(Arc::new(SqliteStore::open(path)?.observed(observer))),
+        Database::Postgres(config) => {
+            let store = PostgresStore::connect(config.clone())?;
+            Ok(Arc::new(store.observed(observer)))
+        }
     }
 }
 
@@ -192,16 +203,20 @@ impl Rooms {
         let (published, outbox) = Outbox::new();
         let mut ways: Vec<Arc<dyn Publisher>> = vec![Arc::clone(&streams) as _];
         ways.extend(redis.iter().map(|redis| Arc::clone(redis) as _));
-        let counts = Arc::clone(&metrics);
+        let [counts, delays, waits, works] = std::array::from_fn(|_| Arc::clone(&metrics));
+        let observer: Observer = Arc::new(move |doing, took, done| works.stored(doing, took, done));
         Ok(Self {
-            store: store(&config.database).context("db")?,
+            store: observed_store(&config.database, observer).context("db")?,
             redis,
             streams,
             bus: Bus::new(ways, published, move |bus, taken| {
                 counts.published(bus, taken)
-            }),
+            })
+            .timed(Arc::new(move |bus, took| delays.published_after(bus, took))),
             outbox: tokio::sync::Mutex::new(outbox),
-            acknowledgements: Arc::new(Acknowledgements::default()),
+            acknowledgements: Arc::new(Acknowledgements::observed(Arc::new(move |served| {
+                waits.waited(served)
+            }))),
             health: Arc::new(Health::new(config.database.kind())),
             metrics,
             drain: Drain::new(),

@@ -40,7 +40,7 @@ use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::setup::{Setup, Tickets};
 use crate::stage::Stages;
-use crate::sync::{Link, Serving};
+use crate::sync::{Link, RouteReporter, Serving};
 use crate::table::Table;
 use crate::upstream::{PeerTemplate, Prober};
 
@@ -239,6 +239,12 @@ impl BackgroundService for Syncing {
                 std::process::exit(1);
             }
         };
+        let reporter = RouteReporter {
+            coordinator: link.coordinator().clone(),
+            table: Arc::clone(&rooms.table),
+            changes: rooms.prober.changes(),
+            status: link.watch(),
+        };
         rooms.link.send_replace(Some(link));
         let reload = || {
             if let (Some(files), Some(tls)) = (&rooms.config.tls, &self.tls) {
@@ -248,6 +254,7 @@ impl BackgroundService for Syncing {
         };
         tokio::join!(
             Arc::clone(&rooms.prober).run(),
+            reporter.run(),
             Notify.feed_watchdog(),
             at_every_hangup(reload),
             rooms.succession.provide()

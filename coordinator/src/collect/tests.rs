@@ -106,7 +106,7 @@ impl Bench {
             routes: Vec::new(),
             session_ids: vec![SessionId::random()],
             origin_request_id: None,
-            health_check: None,
+            by: Actor::Session,
             reuse: None,
         };
         self.store.open_circuit(&new).await.unwrap().circuit.id

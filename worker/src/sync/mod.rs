@@ -14,6 +14,7 @@ mod inbox;
 mod join;
 mod keeper;
 mod redis_link;
+mod route_report;
 mod snapshot;
 mod sse;
 mod state;
@@ -36,6 +37,7 @@ use tokio_util::task::TaskTracker;
 pub use activity::Activity;
 pub use client::{CallError, Coordinator, Registered};
 pub use join::registration;
+pub use route_report::RouteReporter;
 pub use snapshot::Snapshot;
 pub use status::{Bus, Reach, RedisState, Status};
 

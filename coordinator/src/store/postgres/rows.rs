@@ -9,8 +9,7 @@ pub(super) const CIRCUIT: &str = "c.id, c.app, c.protocol::text, c.worker, c.app
     c.frontend_mode::text, c.port, c.subdomain, c.envs, c.arguments, c.open_to_public, \
     c.allowed_client_ips, c.user_id, c.endpoint_id, c.runtime_variant, c.session_ids, \
     c.route_info, c.created_at, c.updated_at, c.origin_request_id, \
-    (SELECT e.health_check_config FROM endpoints e \
-     WHERE e.id = c.endpoint_id AND e.health_check_enabled)";
+    (SELECT p.health_check_config FROM endpoints p WHERE p.id = c.endpoint_id)";
 
 /// Columns of `workers w`, in the order [`worker`] reads them. The slots are counted: the column
 /// of the incumbent drifts (contract/pitfalls.md B13).
