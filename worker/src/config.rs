@@ -15,9 +15,11 @@ use patchbay_common::permit::PermitKey;
 use patchbay_common::token::TokenKey;
 use patchbay_common::worker::AppFilter;
 
+mod limits;
 mod sections;
 mod upstreams;
 
+pub use limits::Limits;
 pub use sections::{Cors, Permit, Server, Sync, Timeouts};
 use sections::{PortProxy, ProxyWorker, WildcardDomain};
 
@@ -90,6 +92,8 @@ pub struct Config {
     pub sync: Sync,
     /// `[cors]`.
     pub cors: Cors,
+    /// `[limits]`.
+    pub limits: Limits,
     /// `[upstreams]`.
     pub upstreams: crate::upstream::Settings,
 }
@@ -234,6 +238,7 @@ impl Config {
             timeouts: l.section("timeouts", Strictness::Ours),
             sync: l.section("sync", Strictness::Ours),
             cors: l.section("cors", Strictness::Ours),
+            limits: l.section::<Limits>("limits", Strictness::Ours).check(l),
             upstreams: l
                 .section::<upstreams::Upstreams>("upstreams", Strictness::Ours)
                 .settings(l),

@@ -1,8 +1,10 @@
 //! What the worker counts. `proxy`, `frontend` and `admin` report facts through plain methods over
 //! handles fetched once; gauges of other rooms are read when somebody asks for the text. Labels
-//! come from fixed lists: no client, circuit or path ever becomes one. `compat` repeats the counts
+//! come from fixed lists: no client or path ever becomes one, and a circuit only for as long as it
+//! is open (`circuits`). `compat` repeats the counts
 //! under the incumbent's names.
 
+mod circuits;
 mod compat;
 mod families;
 #[cfg(test)]
@@ -152,6 +154,7 @@ impl Metrics {
     pub fn render(&self) -> String {
         self.read_gauges();
         let mut text = metrics::render(&self.families.registry);
+        circuits::append(&mut text, &self.table);
         compat::append(&mut text, &self.families, &self.table, &self.link.status());
         text
     }
