@@ -26,9 +26,10 @@ use crate::conduct::Conduct;
 use crate::config::{Config, Frontend};
 use crate::context::MAX_ATTEMPTS;
 use crate::frontend::{
-    Acceptor, Carry, ConnectionGate, HttpCarrier, ListenError, LiveTls, PortRange, TcpCarrier,
-    bind, load_tls, reload_tls,
+    Acceptor, Carry, ConnectionGate, Guarding, HttpCarrier, ListenError, LiveTls, PortRange,
+    TcpCarrier, bind, load_tls, reload_tls,
 };
+use crate::lane::Lane;
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::setup::{Setup, Tickets};
@@ -300,10 +301,19 @@ impl BackgroundService for Traffic {
                 let carrier = self.tcp(&link, &metrics);
                 serve(sockets.traffic, self.acceptor(carrier)).await;
             } else {
-                let proxy = self.http(&link, &metrics, tickets);
+                let conduct = self.conduct(&link, &metrics, tickets);
+                let proxy = self.http(Arc::clone(&conduct));
                 let proxy = Arc::new(pingora_proxy::http_proxy(&self.conf, proxy));
-                let carrier = self.carrier(Arc::clone(&proxy));
-                serve(sockets.traffic, self.acceptor(carrier)).await;
+                if config.server.fast_lane {
+                    let conduct = Arc::clone(&conduct);
+                    let other = Arc::clone(&proxy);
+                    let lane = Lane::new(conduct, other, &config.timeouts, UPSTREAM_POOL);
+                    let carrier = HttpCarrier::new(Arc::new(lane), self.tls.clone());
+                    serve(sockets.traffic, self.acceptor(carrier)).await;
+                } else {
+                    let carrier = self.carrier(Arc::clone(&proxy));
+                    serve(sockets.traffic, self.acceptor(carrier)).await;
+                }
                 // Idle connections are told now; the others after their request.
                 proxy.http_cleanup().await;
             }
@@ -336,23 +346,28 @@ impl Traffic {
         )
     }
 
-    fn carrier<A>(&self, app: Arc<A>) -> HttpCarrier<A> {
-        let patience = self.rooms.config.timeouts.request_head.0;
-        HttpCarrier::new(app, self.tls.clone(), patience)
+    fn carrier<A>(&self, app: Arc<A>) -> HttpCarrier<Guarding<A>> {
+        let head_patience = self.rooms.config.timeouts.request_head.0;
+        HttpCarrier::new(Guarding { app, head_patience }, self.tls.clone())
     }
 
-    fn http(&self, link: &Link, metrics: &Arc<Metrics>, tickets: Arc<Tickets>) -> Proxy {
+    fn conduct(&self, link: &Link, metrics: &Arc<Metrics>, tickets: Arc<Tickets>) -> Arc<Conduct> {
+        let rooms = &self.rooms;
+        Arc::new(Conduct {
+            stages: Stages::new(&rooms.config, Arc::clone(&rooms.table)),
+            prober: Arc::clone(&rooms.prober),
+            tickets,
+            activity: Arc::clone(link.activity()),
+            metrics: Arc::clone(metrics),
+            access_log: Arc::clone(&rooms.access_log),
+            drain: rooms.drain.clone(),
+        })
+    }
+
+    fn http(&self, conduct: Arc<Conduct>) -> Proxy {
         let rooms = &self.rooms;
         Proxy {
-            conduct: Arc::new(Conduct {
-                stages: Stages::new(&rooms.config, Arc::clone(&rooms.table)),
-                prober: Arc::clone(&rooms.prober),
-                tickets,
-                activity: Arc::clone(link.activity()),
-                metrics: Arc::clone(metrics),
-                access_log: Arc::clone(&rooms.access_log),
-                drain: rooms.drain.clone(),
-            }),
+            conduct,
             peers: PeerTemplate::new(&rooms.config.timeouts),
             keepalive: rooms.config.timeouts.keepalive.0.as_secs().max(1),
         }

@@ -120,6 +120,8 @@ pub struct Server {
     pub access_log: bool,
     /// Most client connections at once; 0 means no limit but the system's.
     pub max_connections: usize,
+    /// Carry plain HTTP/1.1 requests by the fast lane.
+    pub fast_lane: bool,
 }
 
 impl Default for Server {
@@ -129,6 +131,7 @@ impl Default for Server {
             grace_period: Seconds::from_secs(30),
             access_log: true,
             max_connections: 0,
+            fast_lane: true,
         }
     }
 }
