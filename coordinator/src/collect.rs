@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::circuits::{CloseError, Closer};
 use crate::publish::PublishError;
 use crate::publish::redis::Redis;
-use crate::store::{LongOpen, Store, StoreError};
+use crate::store::{Actor, Cause, LongOpen, Reason, Store, StoreError};
 
 #[cfg(test)]
 mod tests;
@@ -140,7 +140,9 @@ impl Collector {
     }
 
     async fn collect(&self, circuit: &LongOpen, idle: Duration) -> Result<(), StoreError> {
-        match self.closer.close_unsaid(circuit.id).await {
+        let cause = Cause::now(Actor::Coordinator, Reason::Idle);
+        let cause = cause.because(format!("not used for {} s", idle.as_secs()));
+        match self.closer.close_unsaid(circuit.id, &cause).await {
             Ok(closed) => log::info!(
                 circuit = circuit.id.to_string().as_str(), worker = closed.authority.as_str(),
                 app = circuit.app.as_deref().unwrap_or_default(), idle_seconds = idle.as_secs();

@@ -4,6 +4,7 @@ pub mod api;
 pub mod circuits;
 pub mod collect;
 pub mod config;
+pub mod ctl;
 pub mod listen;
 pub mod publish;
 pub mod registry;

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::admin::ApiError;
 use crate::setup::SetupError;
+use crate::upstream::Unavailable;
 
 /// Why a request is not carried.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +65,12 @@ pub enum Refusal {
     /// The upstream did not answer in time.
     #[error("The app's kernel did not answer in time (response time-out)")]
     UpstreamTimeout,
+    /// Too many requests wait for an upstream with room.
+    #[error("The app has as much to do as it may, and too many requests wait already")]
+    QueueFull,
+    /// No upstream had room in time.
+    #[error("The app has as much to do as it may, and had no room in time (queue time-out)")]
+    QueueTimeout,
     /// The circuit was closed while the request was under way.
     #[error("The app was closed")]
     CircuitClosed,
@@ -73,6 +80,16 @@ pub enum Refusal {
     /// Our own fault.
     #[error("The worker failed to handle the request")]
     Internal,
+}
+
+impl From<Unavailable> for Refusal {
+    fn from(unavailable: Unavailable) -> Self {
+        match unavailable {
+            Unavailable::NoneInService => Self::NoUpstream,
+            Unavailable::QueueFull => Self::QueueFull,
+            Unavailable::QueueTimeout => Self::QueueTimeout,
+        }
+    }
 }
 
 /// A refusal as the wire shows it.
@@ -172,7 +189,7 @@ impl From<&Refusal> for Problem {
             R::UpstreamBroke => UPSTREAM_BROKE,
             R::UpstreamConnectTimeout | R::UpstreamTimeout => UPSTREAM_TIMEOUT,
             R::NoUpstream => NO_UPSTREAM,
-            R::CircuitClosed | R::Busy => UNAVAILABLE,
+            R::CircuitClosed | R::Busy | R::QueueFull | R::QueueTimeout => UNAVAILABLE,
             R::Internal => INTERNAL,
         };
         Self {

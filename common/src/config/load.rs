@@ -79,6 +79,12 @@ impl Mistake {
             problem: problem.to_string(),
         }
     }
+
+    /// A mistake told as `key: problem`.
+    pub fn of_line(line: &str) -> Self {
+        let (key, problem) = line.split_once(": ").unwrap_or((line, "is not usable"));
+        Self::new(key, problem)
+    }
 }
 
 /// Why there is no configuration.
@@ -361,6 +367,16 @@ impl Loader {
     /// Notes a mistake found by the caller.
     pub fn mistake(&mut self, mistake: Mistake) {
         self.mistakes.push(mistake);
+    }
+
+    /// Whether something wrong is known at this key or below it.
+    pub fn is_mistaken(&self, key: &str) -> bool {
+        self.mistakes.iter().any(|mistake| {
+            mistake
+                .key
+                .strip_prefix(key)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
     }
 
     /// The value, or its default and a note that the key is missing.

@@ -13,16 +13,29 @@ use super::auth::Authorized;
 use super::error::ApiError;
 use super::json::Answer;
 use super::params::{self, Misfit, Params};
+use super::route_health;
 use super::workers::id;
+use crate::store::Cause;
 
-/// `GET /api/circuit/{id}`.
+/// `GET /api/circuit/{id}`, with `health=1` how its routes are, too.
 pub(crate) async fn read(
     _: Authorized,
     State(app): State<App>,
     Path(segment): Path<String>,
+    params: Params,
 ) -> Result<Response, ApiError> {
+    let health = {
+        let fields = params.fields();
+        let health = fields.optional("health", params::flag).unwrap_or(false);
+        fields.verdict()?;
+        health
+    };
     let circuit = app.store.circuit(id(&segment, "circuit")?).await?;
-    Ok(Answer(circuit.ok_or(ApiError::NoSuch("circuit"))?).into_response())
+    let circuit = circuit.ok_or(ApiError::NoSuch("circuit"))?;
+    if health {
+        return Ok(Answer(route_health::beside(&app, &circuit).await?).into_response());
+    }
+    Ok(Answer(circuit).into_response())
 }
 
 #[derive(Serialize)]
@@ -64,7 +77,7 @@ pub(crate) async fn close_many(
         fields.verdict()?;
         ids.ok_or_else(|| fields.incomplete())?
     };
-    app.closer.close_all(&ids).await?;
+    app.closer.close_all(&ids, &Cause::manager()).await?;
     Ok(Answer(json!({"success": true})).into_response())
 }
 
@@ -89,6 +102,7 @@ pub(crate) async fn close(
     State(app): State<App>,
     Path(segment): Path<String>,
 ) -> Result<Response, ApiError> {
-    app.closer.close(id(&segment, "circuit")?).await?;
+    let id = id(&segment, "circuit")?;
+    app.closer.close(id, &Cause::manager()).await?;
     Ok(Answer(json!({"success": true})).into_response())
 }

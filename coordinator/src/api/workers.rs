@@ -23,7 +23,8 @@ pub(crate) fn id<T: std::str::FromStr>(segment: &str, noun: &'static str) -> Res
     segment.parse().map_err(|_| ApiError::NoSuch(noun))
 }
 
-fn node(headers: &HeaderMap) -> Option<&str> {
+/// The node that speaks, where it gives its name.
+pub(crate) fn node(headers: &HeaderMap) -> Option<&str> {
     headers
         .get(NODE_HEADER)?
         .to_str()

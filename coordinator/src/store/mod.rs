@@ -6,11 +6,13 @@
 //! room refuses to choose workers, to publish, and to know HTTP; `circuits`, `registry` and
 //! `publish` call it.
 
+mod audit;
 mod endpoint;
 mod error;
 mod fit;
 mod model;
 mod postgres;
+mod report;
 mod schema;
 mod sqlite;
 mod stored;
@@ -22,8 +24,10 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
+use patchbay_common::route_report::RouteReport;
 use patchbay_common::worker::{AppFilter, Registration, Worker};
 
+pub use audit::{Action, Actor, AuditEntry, AuditFilter, Cause, Reason};
 pub use endpoint::{
     HealthCheck, NewEndpoint, Rerouted, Rerouting, RouteChange, RoutesChanged, RoutesRefused,
 };
@@ -33,6 +37,8 @@ pub use model::{
     Closed, LoggedEvent, LongOpen, NewCircuit, Opened, Reuse, SessionToken, SlotWish,
     WorkerCircuits,
 };
+pub use report::{CircuitCount, Figures, NodeReport, Observer};
+
 pub use postgres::{PostgresConfig, PostgresStore};
 pub use sqlite::SqliteStore;
 
@@ -97,22 +103,14 @@ pub trait Store: Send + Sync + 'static {
     /// A circuit that a request can share instead of opening its own.
     async fn reusable_circuit(&self, reuse: &Reuse) -> Result<Option<Opened>>;
     /// Closes a circuit; `None` if there is none of this id.
-    async fn close_circuit(
-        &self,
-        id: CircuitId,
-        request_id: Option<&str>,
-    ) -> Result<Option<Closed>>;
+    async fn close_circuit(&self, id: CircuitId, cause: &Cause) -> Result<Option<Closed>>;
     /// The circuit of this id.
     async fn circuit(&self, id: CircuitId) -> Result<Option<Circuit>>;
     /// A worker's circuits and the generation they add up to, as of one moment.
     async fn worker_circuits(&self, id: WorkerId) -> Result<Option<WorkerCircuits>>;
 
     /// Closes these circuits in one transaction; those that do not exist are passed over.
-    async fn close_circuits(
-        &self,
-        ids: &[CircuitId],
-        request_id: Option<&str>,
-    ) -> Result<Vec<Closed>>;
+    async fn close_circuits(&self, ids: &[CircuitId], cause: &Cause) -> Result<Vec<Closed>>;
     /// A session's circuits, oldest first.
     async fn session_circuits(&self, session: SessionId) -> Result<Vec<Circuit>>;
 
@@ -138,16 +136,12 @@ pub trait Store: Send + Sync + 'static {
     /// How an endpoint's routes are to be probed; false if there is no such endpoint.
     async fn set_health_check(&self, id: EndpointId, check: Option<&HealthCheck>) -> Result<bool>;
     /// Forgets endpoints and closes their circuits; those that do not exist are passed over.
-    async fn delete_endpoints(
-        &self,
-        ids: &[EndpointId],
-        request_id: Option<&str>,
-    ) -> Result<Vec<Closed>>;
+    async fn delete_endpoints(&self, ids: &[EndpointId], cause: &Cause) -> Result<Vec<Closed>>;
     /// Changes routes, one change after the other, in one transaction.
     async fn change_routes(
         &self,
         changes: &[(EndpointId, RouteChange)],
-        request_id: Option<&str>,
+        cause: &Cause,
     ) -> Result<Rerouting>;
 
     // Generations and events
@@ -172,4 +166,24 @@ pub trait Store: Send + Sync + 'static {
     async fn acknowledged(&self, worker: WorkerId) -> Result<u64>;
     /// Forgets published events committed before `before`; answers how many.
     async fn prune_events(&self, before: DateTime<Utc>) -> Result<u64>;
+
+    // Health and figures
+
+    /// Replaces what a node of a worker says of its routes; false if there is no such worker.
+    async fn keep_report(&self, worker: WorkerId, node: &str, report: &RouteReport)
+    -> Result<bool>;
+    /// What nodes have said since, one report a node.
+    async fn reports(&self, since: DateTime<Utc>) -> Result<Vec<NodeReport>>;
+    /// What is counted in the store.
+    async fn figures(&self) -> Result<Figures>;
+    /// Circuits of endpoints with the ids after `after`, in the order of their ids, at most
+    /// `limit`.
+    async fn endpoint_page(&self, after: Option<CircuitId>, limit: usize) -> Result<Vec<Circuit>>;
+
+    // Audit
+
+    /// The rows of the audit that match, the newest first, at most `limit`.
+    async fn audit(&self, filter: &AuditFilter, limit: usize) -> Result<Vec<AuditEntry>>;
+    /// Forgets rows written before `before`, the oldest first, at most `limit`; answers how many.
+    async fn prune_audit(&self, before: DateTime<Utc>, limit: usize) -> Result<u64>;
 }

@@ -122,6 +122,10 @@ pub struct Server {
     pub max_connections: usize,
     /// Carry plain HTTP/1.1 requests by the fast lane.
     pub fast_lane: bool,
+    /// Unix socket at which a new process takes over the listening sockets of this one.
+    pub handover: Option<PathBuf>,
+    /// How long connections are served after that.
+    pub handover_max_age: Seconds,
 }
 
 impl Default for Server {
@@ -132,6 +136,8 @@ impl Default for Server {
             access_log: true,
             max_connections: 0,
             fast_lane: true,
+            handover: None,
+            handover_max_age: Seconds::from_secs(3_600),
         }
     }
 }

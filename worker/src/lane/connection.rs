@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -171,7 +171,7 @@ impl<S: IO + 'static> Connection<S> {
             match self.fill(until, resting).await {
                 Some(Ok(count)) if count > 0 => resting = false,
                 Some(_) => return Read::Nothing,
-                None if in_head || resting || self.is_stopping() => return Read::Nothing,
+                None if in_head || resting => return Read::Nothing,
                 None => {
                     resting = true;
                     self.memory = Memory::default();
@@ -193,17 +193,17 @@ impl<S: IO + 'static> Connection<S> {
             memory,
             client,
             timer,
-            stopping,
+            lane,
             ..
         } = self;
-        // An active connection does not register for this at each request: it asks.
-        let stopped = async {
+        // An active connection does not register for this at each request: it hears with its
+        // answer.
+        let mut ended = pin!(async {
             match resting {
-                true => stopping.wait_for(|stopping| *stopping).await.is_ok(),
+                true => lane.conduct.drain.idle_may_end().await,
                 false => std::future::pending().await,
             }
-        };
-        tokio::pin!(stopped);
+        });
         std::future::poll_fn(|cx| {
             if let Poll::Ready(read) = memory.up.poll_fill(cx, client) {
                 return Poll::Ready(Some(read));
@@ -217,7 +217,7 @@ impl<S: IO + 'static> Connection<S> {
                 }
                 timer.as_mut().reset(until);
             }
-            if stopped.as_mut().poll(cx).is_ready() {
+            if resting && ended.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
             Poll::Pending

@@ -20,6 +20,7 @@ use crate::context::Context;
 use crate::error::Refusal;
 use crate::metrics::Engine;
 use crate::stage::{Head, HeaderLookup as _};
+use crate::upstream::Fault;
 
 /// An upstream connection.
 pub(super) struct Upstream {
@@ -211,12 +212,12 @@ impl<S: IO + 'static> Connection<S> {
     async fn connect(&self, ctx: &mut Context, fresh: bool) -> Result<Upstream, Refusal> {
         let conduct = &self.lane.conduct;
         loop {
-            let picked = conduct.pick(ctx)?;
-            let address = match picked.upstream.address().await {
+            let upstream = conduct.pick(ctx).await?;
+            let address = match upstream.address().await {
                 Ok(address) => address,
                 Err(cause) => {
-                    log::debug!("{} does not resolve: {cause}", picked.upstream.label);
-                    conduct.prober.report_fault(&picked.upstream);
+                    log::debug!("{} does not resolve: {cause}", upstream.label);
+                    conduct.unreachable(ctx, Fault::Resolve);
                     return Err(Refusal::UpstreamConnect);
                 }
             };
@@ -237,11 +238,12 @@ impl<S: IO + 'static> Connection<S> {
                     reused: false,
                 });
             }
-            if !conduct.unreachable(ctx) {
-                return Err(match dialled {
-                    Err(_) => Refusal::UpstreamConnectTimeout,
-                    Ok(_) => Refusal::UpstreamConnect,
-                });
+            let (fault, refusal) = match dialled {
+                Err(_) => (Fault::ConnectTimeout, Refusal::UpstreamConnectTimeout),
+                Ok(_) => (Fault::Connect, Refusal::UpstreamConnect),
+            };
+            if !conduct.unreachable(ctx, fault) {
+                return Err(refusal);
             }
         }
     }

@@ -6,11 +6,20 @@ use pingora_proxy::{FailToProxy, Session};
 use super::Proxy;
 use crate::context::Context;
 use crate::error::Refusal;
+use crate::upstream::Fault;
 
 /// Ends a request with a refusal from inside a hook.
 pub(super) fn refuse<T>(ctx: &mut Context, refusal: Refusal) -> Result<T> {
     ctx.refusal = Some(refusal);
     Error::e_explain(ErrorType::InternalError, "refused")
+}
+
+/// What a failure to connect says about the upstream.
+pub(super) fn of_connect(error: &Error) -> Fault {
+    match error.etype() {
+        ErrorType::ConnectTimedout => Fault::ConnectTimeout,
+        _ => Fault::Connect,
+    }
 }
 
 /// What a failure is to the client; `None` if the client itself is gone.

@@ -23,7 +23,7 @@ use crate::conduct::{Conduct, Step};
 use crate::context::Context;
 use crate::error::Refusal;
 use crate::metrics::Engine;
-use crate::upstream::PeerTemplate;
+use crate::upstream::{Fault, PeerTemplate};
 
 /// Carries requests by Pingora's engine.
 pub struct Proxy {
@@ -116,15 +116,15 @@ impl ProxyHttp for Proxy {
     }
 
     async fn upstream_peer(&self, _: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-        let picked = match self.conduct.pick(ctx) {
-            Ok(picked) => picked,
+        let upstream = match self.conduct.pick(ctx).await {
+            Ok(upstream) => upstream,
             Err(refusal) => return faults::refuse(ctx, refusal),
         };
-        match picked.upstream.address().await {
+        match upstream.address().await {
             Ok(address) => Ok(Box::new(self.peers.http1(address))),
             Err(cause) => {
-                log::debug!("{} does not resolve: {cause}", picked.upstream.label);
-                self.conduct.prober.report_fault(&picked.upstream);
+                log::debug!("{} does not resolve: {cause}", upstream.label);
+                self.conduct.unreachable(ctx, Fault::Resolve);
                 faults::refuse(ctx, Refusal::UpstreamConnect)
             }
         }
@@ -146,7 +146,8 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        let another = self.conduct.unreachable(ctx);
+        let fault = faults::of_connect(&error);
+        let another = self.conduct.unreachable(ctx, fault);
         error.set_retry(another);
         error
     }

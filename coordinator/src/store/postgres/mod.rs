@@ -8,11 +8,13 @@
 
 mod allocate;
 mod allot;
+mod audit;
 mod circuits;
 mod endpoints;
 mod events;
 mod migrate;
 mod pool;
+mod reports;
 mod rows;
 mod tokens;
 mod workers;
@@ -22,6 +24,7 @@ use chrono::{DateTime, Utc};
 use deadpool_postgres::Object;
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
+use patchbay_common::route_report::RouteReport;
 use patchbay_common::worker::{AppFilter, Registration, Worker};
 
 use pool::Pool;
@@ -29,8 +32,9 @@ pub use pool::PostgresConfig;
 
 use super::error::Doing as _;
 use super::{
-    Closed, HealthCheck, LoggedEvent, LongOpen, NewCircuit, NewEndpoint, Opened, Rerouting, Result,
-    Reuse, RouteChange, SessionToken, Store, WorkerCircuits, fit,
+    AuditEntry, AuditFilter, Cause, Closed, Figures, HealthCheck, LoggedEvent, LongOpen,
+    NewCircuit, NewEndpoint, NodeReport, Observer, Opened, Rerouting, Result, Reuse, RouteChange,
+    SessionToken, Store, WorkerCircuits, fit,
 };
 
 /// Runs `work` in a transaction that writes, again if others got in its way. A macro, because no
@@ -38,7 +42,8 @@ use super::{
 macro_rules! change {
     ($pool:expr, $doing:expr, |$tx:ident| $work:expr) => {{
         let mut attempt = 1;
-        loop {
+        let started = std::time::Instant::now();
+        let outcome = loop {
             let outcome = async {
                 let mut client = $pool.client($doing).await?;
                 let $tx = pool::begin(&mut client, $doing, pool::Access::Write).await?;
@@ -53,18 +58,26 @@ macro_rules! change {
                 }
                 outcome => break outcome,
             }
-        }
+        };
+        $pool.observe($doing, started.elapsed(), outcome.is_ok());
+        outcome
     }};
 }
 
 /// Runs `work` in a transaction that sees one moment and writes nothing.
 macro_rules! look {
     ($pool:expr, $doing:expr, |$tx:ident| $work:expr) => {{
-        let mut client = $pool.client($doing).await?;
-        let $tx = pool::begin(&mut client, $doing, pool::Access::Read).await?;
-        let answer = $work.await?;
-        $tx.commit().await.doing($doing)?;
-        Ok(answer)
+        let started = std::time::Instant::now();
+        let outcome = async {
+            let mut client = $pool.client($doing).await?;
+            let $tx = pool::begin(&mut client, $doing, pool::Access::Read).await?;
+            let answer = $work.await?;
+            $tx.commit().await.doing($doing)?;
+            Ok(answer)
+        };
+        let outcome = outcome.await;
+        $pool.observe($doing, started.elapsed(), outcome.is_ok());
+        outcome
     }};
 }
 
@@ -82,6 +95,13 @@ impl PostgresStore {
         Ok(Self {
             pool: Pool::new(config)?,
         })
+    }
+
+    /// The same store, whose every piece of work `observer` hears of.
+    #[must_use]
+    pub fn observed(mut self, observer: Observer) -> Self {
+        self.pool.observer = Some(observer);
+        self
     }
 }
 
@@ -172,13 +192,9 @@ impl Store for PostgresStore {
         })
     }
 
-    async fn close_circuit(
-        &self,
-        id: CircuitId,
-        request_id: Option<&str>,
-    ) -> Result<Option<Closed>> {
+    async fn close_circuit(&self, id: CircuitId, cause: &Cause) -> Result<Option<Closed>> {
         change!(self.pool, "closing a circuit", |tx| circuits::close(
-            &tx, id, request_id
+            &tx, id, cause
         ))
     }
 
@@ -192,15 +208,11 @@ impl Store for PostgresStore {
         ))
     }
 
-    async fn close_circuits(
-        &self,
-        ids: &[CircuitId],
-        request_id: Option<&str>,
-    ) -> Result<Vec<Closed>> {
+    async fn close_circuits(&self, ids: &[CircuitId], cause: &Cause) -> Result<Vec<Closed>> {
         let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
         let key = circuits::Key::Circuit;
         change!(self.pool, "closing circuits", |tx| circuits::close_all(
-            &tx, key, &ids, request_id
+            &tx, key, &ids, cause
         ))
     }
 
@@ -244,23 +256,19 @@ impl Store for PostgresStore {
         })
     }
 
-    async fn delete_endpoints(
-        &self,
-        ids: &[EndpointId],
-        request_id: Option<&str>,
-    ) -> Result<Vec<Closed>> {
+    async fn delete_endpoints(&self, ids: &[EndpointId], cause: &Cause) -> Result<Vec<Closed>> {
         change!(self.pool, "deleting endpoints", |tx| endpoints::delete(
-            &tx, ids, request_id
+            &tx, ids, cause
         ))
     }
 
     async fn change_routes(
         &self,
         changes: &[(EndpointId, RouteChange)],
-        request_id: Option<&str>,
+        cause: &Cause,
     ) -> Result<Rerouting> {
         change!(self.pool, "changing routes", |tx| endpoints::change_routes(
-            &tx, changes, request_id
+            &tx, changes, cause
         ))
     }
 
@@ -310,5 +318,44 @@ impl Store for PostgresStore {
 
     async fn prune_events(&self, before: DateTime<Utc>) -> Result<u64> {
         change!(self.pool, "pruning events", |tx| events::prune(&tx, before))
+    }
+
+    async fn keep_report(
+        &self,
+        worker: WorkerId,
+        node: &str,
+        report: &RouteReport,
+    ) -> Result<bool> {
+        change!(self.pool, "keeping a report of routes", |tx| reports::keep(
+            &tx, worker, node, report
+        ))
+    }
+
+    async fn reports(&self, since: DateTime<Utc>) -> Result<Vec<NodeReport>> {
+        look!(self.pool, "reading reports of routes", |tx| reports::since(
+            &tx, since
+        ))
+    }
+
+    async fn figures(&self) -> Result<Figures> {
+        look!(self.pool, "counting circuits", |tx| reports::figures(&tx))
+    }
+
+    async fn endpoint_page(&self, after: Option<CircuitId>, limit: usize) -> Result<Vec<Circuit>> {
+        look!(self.pool, "listing circuits", |tx| reports::endpoint_page(
+            &tx, after, limit
+        ))
+    }
+
+    async fn audit(&self, filter: &AuditFilter, limit: usize) -> Result<Vec<AuditEntry>> {
+        look!(self.pool, "reading the audit", |tx| audit::read(
+            &tx, filter, limit
+        ))
+    }
+
+    async fn prune_audit(&self, before: DateTime<Utc>, limit: usize) -> Result<u64> {
+        change!(self.pool, "pruning the audit", |tx| audit::prune(
+            &tx, before, limit
+        ))
     }
 }
