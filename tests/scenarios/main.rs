@@ -7,6 +7,7 @@ mod a_python_coordinator_is_served;
 mod an_opening_is_routable_when_answered;
 mod an_operator_asks_from_a_shell;
 mod bodies_stream_both_ways;
+mod both_engines_do_the_same;
 mod errors_for_people_and_programs;
 mod hop_by_hop_headers_stay_here;
 mod idle_circuits_are_collected;

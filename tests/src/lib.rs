@@ -7,6 +7,7 @@
 pub mod app;
 pub mod browser;
 pub mod coordinator;
+pub mod differential;
 pub mod eventually;
 pub mod incumbent;
 pub mod load;

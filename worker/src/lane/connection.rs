@@ -9,9 +9,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use pingora_core::apps::HttpServerApp as _;
-use pingora_core::protocols::IO;
+use pingora_core::apps::{HttpServerApp as _, ServerApp as _};
 use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::{ALPN, IO};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
@@ -94,6 +94,11 @@ impl Lane {
         let Some((peer, local)) = addresses(&client) else {
             return;
         };
+        if matches!(client.selected_alpn_proto(), Some(ALPN::H2)) {
+            let guarded = Box::new(Guarded::new(client, self.patience.head));
+            self.other.process_new(guarded, &stopping).await;
+            return;
+        }
         let mut connection = Connection {
             lane: Arc::clone(self),
             pool: self.pools.here(),

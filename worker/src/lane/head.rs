@@ -2,8 +2,8 @@
 
 use crate::stage::HeaderLookup;
 
-/// Most headers of a head the lane reads; others are handed over.
-pub(super) const MAX_FIELDS: usize = 64;
+/// Most headers of a head, as the other engine has it.
+pub(super) const MAX_FIELDS: usize = 256;
 
 /// A part of a head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

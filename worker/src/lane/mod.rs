@@ -19,6 +19,8 @@ mod pool;
 mod request;
 mod response;
 mod rewrite;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

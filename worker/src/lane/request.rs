@@ -3,10 +3,13 @@
 
 use std::mem::MaybeUninit;
 
-use super::head::{self, Field, Headers, MAX_FIELDS, Span};
+use super::head::{self, Field, Headers, Span};
 
 /// Longest head the lane reads.
 pub(super) const MAX_HEAD: usize = 8 * 1_024;
+
+/// Most headers of a request; others are handed over.
+const MAX_FIELDS: usize = 64;
 
 /// The methods the lane knows, in the order they are met.
 const METHODS: [&str; 7] = ["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"];
@@ -47,13 +50,11 @@ pub enum Reason {
     Expect,
     /// It says something about the connection that the lane does not deal with.
     Connection,
-    /// Its target is not one the lane carries to.
-    Upstream,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 10] = [
         Self::Long,
         Self::Form,
         Self::Version,
@@ -64,7 +65,6 @@ impl Reason {
         Self::Body,
         Self::Expect,
         Self::Connection,
-        Self::Upstream,
     ];
 
     /// The label.
@@ -80,7 +80,6 @@ impl Reason {
             Self::Body => "body",
             Self::Expect => "expect",
             Self::Connection => "connection",
-            Self::Upstream => "upstream",
         }
     }
 }

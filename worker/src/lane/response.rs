@@ -8,7 +8,7 @@ use super::request::digits;
 use crate::stage::HeaderLookup;
 
 /// Longest head of an answer.
-pub(super) const MAX_HEAD: usize = 64 * 1_024;
+pub(super) const MAX_HEAD: usize = 256 * 1_024;
 
 /// The head of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! A head on its way to the next connection: what stays of it as it came, what is taken out, what
 //! is added. Everything is written into one buffer at the end.
 
-use super::head::{Field, Headers};
+use super::head::{Field, Headers, MAX_FIELDS};
 use crate::stage::{HeaderLookup, HeaderSink, is_hop_by_hop};
 
 /// Added headers; the memory is used again for each head.
@@ -14,8 +14,8 @@ pub(super) struct Added {
 /// A head being rewritten.
 pub(super) struct Rewrite<'a> {
     head: Headers<'a>,
-    /// A bit for each header that is taken out; heads have at most 64 (`head::MAX_FIELDS`).
-    gone: u64,
+    /// A bit for each header that is taken out.
+    gone: [u64; MAX_FIELDS / 64],
     added: &'a mut Added,
 }
 
@@ -25,7 +25,7 @@ impl<'a> Rewrite<'a> {
         added.text.clear();
         Self {
             head,
-            gone: 0,
+            gone: [0; MAX_FIELDS / 64],
             added,
         }
     }
@@ -33,13 +33,15 @@ impl<'a> Rewrite<'a> {
     fn kept(&self) -> impl Iterator<Item = &'a Field> {
         let gone = self.gone;
         let all = self.head.fields.iter().enumerate();
-        all.filter_map(move |(index, field)| (gone >> index & 1 == 0).then_some(field))
+        all.filter_map(move |(index, field)| {
+            (gone[index / 64] >> (index % 64) & 1 == 0).then_some(field)
+        })
     }
 
     fn take_out(&mut self, mut which: impl FnMut(&Field) -> bool) {
         for (index, field) in self.head.fields.iter().enumerate() {
             if which(field) {
-                self.gone |= 1 << index;
+                self.gone[index / 64] |= 1 << (index % 64);
             }
         }
     }
