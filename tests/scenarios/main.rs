@@ -10,6 +10,7 @@ mod an_app_that_starts_late;
 mod an_opening_is_routable_when_answered;
 mod an_operator_asks_from_a_shell;
 mod bodies_stream_both_ways;
+mod both_engines_do_the_same;
 mod circuits_of_a_lost_worker_move;
 mod coordinator_load;
 mod errors_for_people_and_programs;
