@@ -141,9 +141,6 @@ impl Worker {
     }
 
     /// A second process of the same configuration, not started yet.
-    ///
-    /// # Errors
-    /// If its log has no place.
     pub fn heir(&mut self) -> Program {
         self.heirs += 1;
         let log = self.config.with_extension(format!("{}.log", self.heirs));
