@@ -20,8 +20,8 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-pub use sections::Server;
 use sections::{Db, ProxyCoordinator};
+pub use sections::{Relay, Server};
 
 /// Where the file may be.
 pub const DISCOVERY: Discovery = Discovery {
@@ -63,6 +63,8 @@ pub struct Config {
     pub jwt: TokenKey,
     /// `[server]`.
     pub server: Server,
+    /// `[relay]`.
+    pub relay: Relay,
 }
 
 /// Certificate chain and private key, PEM.
@@ -171,6 +173,7 @@ impl Config {
             api_secret: secrets.require_api(l),
             jwt: secrets.require_jwt(l),
             server: l.section("server", Strictness::Ours),
+            relay: l.section("relay", Strictness::Ours),
         };
         config.cross_check(l);
         Ok((config, loader))

@@ -54,6 +54,9 @@ pub(crate) enum ApiError {
     /// No such circuit, worker, token.
     #[error("no such {0}")]
     NoSuch(&'static str),
+    /// The worker of a relayed request does not answer.
+    #[error("the worker cannot be reached")]
+    Unreachable,
     /// A bound of this program is reached.
     #[error("{0}")]
     Busy(&'static str),
@@ -198,6 +201,15 @@ fn unavailable() -> Problem {
     )
 }
 
+fn unreachable() -> Problem {
+    Problem::new(
+        StatusCode::BAD_GATEWAY,
+        "appproxy/worker-unreachable",
+        "Worker not reachable.",
+        "agent_access_unreachable",
+    )
+}
+
 fn no_such(noun: &str) -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
@@ -267,6 +279,7 @@ impl From<&ApiError> for Problem {
             )
             .msg(error),
             ApiError::NoSuch(noun) => no_such(noun),
+            ApiError::Unreachable => unreachable().msg(error),
             ApiError::Busy(msg) => unavailable().msg(msg),
             ApiError::Open(error) => opening(error),
             ApiError::Endpoint(error) => endpoints(error),

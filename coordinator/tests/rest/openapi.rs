@@ -168,6 +168,12 @@ async fn answers_look_as_the_document_says() {
             format!("/api/worker/{port}"),
             None,
         ),
+        (
+            "post",
+            "/api/v1/route",
+            "/api/v1/route".into(),
+            Some(json!({"session_id": crate::desk::SESSION, "app": "jupyter"})),
+        ),
         ("get", "/health/summary", "/health/summary".into(), None),
         ("get", "/api/audit", "/api/audit?limit=1".into(), None),
         (

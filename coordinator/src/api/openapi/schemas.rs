@@ -188,6 +188,15 @@ const OBJECTS: &[(&str, &str)] = &[
         "Lead",
         "redirect_url: text\nreuse: flag\ntoken?: uuid\ncircuit?: uuid",
     ),
+    ("HostingOrder", "session_id: uuid\napp: filled"),
+    (
+        "Hosting",
+        "circuit: uuid\nworker: HostingWorker\nurl: text\nrelay_url: text?",
+    ),
+    (
+        "HostingWorker",
+        "id: uuid\nauthority: text\nstatus: text\nendpoint: text",
+    ),
     ("Add", "code: int\nurl: text"),
     ("Removed", "code: int\nsuccess: flag"),
     (
