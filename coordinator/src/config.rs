@@ -21,7 +21,7 @@ mod sections;
 mod tests;
 
 use sections::{Db, ProxyCoordinator};
-pub use sections::{Relay, Server};
+pub use sections::{Audit, Failover, Relay, Server};
 
 /// Where the file may be.
 pub const DISCOVERY: Discovery = Discovery {
@@ -65,6 +65,10 @@ pub struct Config {
     pub server: Server,
     /// `[relay]`.
     pub relay: Relay,
+    /// `[audit]`.
+    pub audit: Audit,
+    /// `[failover]`.
+    pub failover: Failover,
 }
 
 /// Certificate chain and private key, PEM.
@@ -174,6 +178,8 @@ impl Config {
             jwt: secrets.require_jwt(l),
             server: l.section("server", Strictness::Ours),
             relay: l.section("relay", Strictness::Ours),
+            audit: l.section("audit", Strictness::Ours),
+            failover: l.section("failover", Strictness::Ours),
         };
         config.cross_check(l);
         Ok((config, loader))
@@ -191,6 +197,7 @@ impl Config {
                 self.server.acknowledgement_timeout.0,
                 15,
             ),
+            ("audit.keep", self.audit.keep.0, 7_776_000),
         ];
         for (key, duration, usual) in positive {
             if duration.is_zero() {

@@ -18,6 +18,8 @@ use patchbay_common::worker::AppFilter;
 mod sections;
 mod upstreams;
 
+use crate::gateway::config::{self as gateway, GatewayConfig};
+
 pub use sections::{Cors, Permit, Server, Sync, Timeouts};
 use sections::{PortProxy, ProxyWorker, WildcardDomain};
 
@@ -36,6 +38,8 @@ const WORKER: &str = "proxy_worker";
 /// Everything the worker runs by.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The file it was read from.
+    pub file: Option<PathBuf>,
     /// Name of this worker; processes of equal name are its nodes.
     pub authority: String,
     /// Name of this process among the worker's nodes.
@@ -88,6 +92,11 @@ pub struct Config {
     pub sync: Sync,
     /// `[cors]`.
     pub cors: Cors,
+    /// Whether there are circuits: a worker without `[proxy_worker]` is a gateway only, and what
+    /// is said of circuits above stands in for them.
+    pub has_circuits: bool,
+    /// `[gateway]`.
+    pub gateway: Option<GatewayConfig>,
     /// `[upstreams]`.
     pub upstreams: crate::upstream::Settings,
 }
@@ -186,11 +195,22 @@ impl Config {
         let l = &mut loader;
         let logging: Logging = l.section("logging", Strictness::Theirs);
         logging.install(args, l);
-        let worker: ProxyWorker = l.section(WORKER, Strictness::Theirs);
+        let has_circuits = l.has(WORKER) || !l.has(gateway::SECTION);
+        let gateway = GatewayConfig::read(l);
+        let mut worker: ProxyWorker = l.section(WORKER, Strictness::Theirs);
+        if let Some(gateway) = gateway.as_ref().filter(|_| !has_circuits) {
+            worker = ProxyWorker::absent(gateway.admin_bind);
+        }
         let redis: Redis = l.section("redis", Strictness::Theirs);
-        let secrets: Secrets = l.section("secrets", Strictness::Theirs);
-        let permit_hash: PermitHash = l.section("permit_hash", Strictness::Theirs);
+        let mut secrets: Secrets = l.section("secrets", Strictness::Theirs);
+        let mut permit_hash: PermitHash = l.section("permit_hash", Strictness::Theirs);
+        if !has_circuits {
+            secrets.api_secret.get_or_insert_with(sections::unguessable);
+            secrets.jwt_secret.get_or_insert_with(sections::unguessable);
+            permit_hash.secret.get_or_insert_with(sections::unguessable);
+        }
         let config = Self {
+            file: file.map(Path::to_owned),
             authority: l.require(WORKER, "authority", worker.authority.clone()),
             node_id: worker.id.clone().unwrap_or_else(node_id),
             coordinator: coordinator(l, worker.coordinator_endpoint.as_deref()),
@@ -231,6 +251,8 @@ impl Config {
             timeouts: l.section("timeouts", Strictness::Ours),
             sync: l.section("sync", Strictness::Ours),
             cors: l.section("cors", Strictness::Ours),
+            has_circuits,
+            gateway,
             upstreams: l
                 .section::<upstreams::Upstreams>("upstreams", Strictness::Ours)
                 .settings(l),
@@ -270,6 +292,20 @@ impl Config {
             loader.mistake(Mistake::new(
                 "proxy_worker.wildcard_domain.bind_addr",
                 format!("{bind} is the API's address too: move one of them"),
+            ));
+        }
+        let taken = |bind: &SocketAddr| *bind == self.api_bind && bind.port() != 0;
+        if self
+            .gateway
+            .as_ref()
+            .is_some_and(|gateway| gateway.binds.iter().any(taken))
+        {
+            loader.mistake(Mistake::new(
+                "gateway.bind",
+                format!(
+                    "{} is the API's address too: move one of them",
+                    self.api_bind
+                ),
             ));
         }
         if self.heartbeat_period.0.is_zero() {

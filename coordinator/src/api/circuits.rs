@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::CircuitId;
 use patchbay_common::timestamp;
+use patchbay_common::worker::WorkerStatus;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -16,6 +17,16 @@ use super::params::{self, Misfit, Params};
 use super::route_health;
 use super::workers::id;
 use crate::store::Cause;
+
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    circuit: Circuit,
+    /// Its worker is believed to serve.
+    available: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<serde_json::Value>,
+}
 
 /// `GET /api/circuit/{id}`, with `health=1` how its routes are, too.
 pub(crate) async fn read(
@@ -32,10 +43,18 @@ pub(crate) async fn read(
     };
     let circuit = app.store.circuit(id(&segment, "circuit")?).await?;
     let circuit = circuit.ok_or(ApiError::NoSuch("circuit"))?;
-    if health {
-        return Ok(Answer(route_health::beside(&app, &circuit).await?).into_response());
-    }
-    Ok(Answer(circuit).into_response())
+    let worker = app.store.worker(circuit.worker).await?;
+    let available = worker.is_some_and(|worker| worker.status == WorkerStatus::Alive);
+    let health = match health {
+        true => Some(route_health::of(&app, &circuit).await?),
+        false => None,
+    };
+    let shown = Shown {
+        circuit,
+        available,
+        health,
+    };
+    Ok(Answer(shown).into_response())
 }
 
 #[derive(Serialize)]

@@ -77,8 +77,9 @@ pub(crate) async fn heartbeat(
     Path(segment): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let worker = app.registry.heartbeat(id(&segment, "worker")?).await?;
-    if node(&headers).is_none() {
+    let (id, node) = (id(&segment, "worker")?, node(&headers));
+    let worker = app.registry.heartbeat(id, node).await?;
+    if node.is_none() {
         return full(&app, worker).await;
     }
     let generation = app.store.generation(worker.id).await?;

@@ -137,6 +137,15 @@ pub struct Closed {
     pub generation: u64,
 }
 
+/// A circuit that has gone to another worker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moved {
+    /// The circuit on the worker it was on, and that worker's generation without it.
+    pub left: Closed,
+    /// The circuit on the worker it is on, and that worker's generation with it.
+    pub arrived: Opened,
+}
+
 /// A worker's circuits as of one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkerCircuits {

@@ -6,6 +6,7 @@
 //! sockets and to know any engine's types.
 
 mod answer;
+mod gateway;
 mod report;
 
 use std::net::IpAddr;
@@ -13,13 +14,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use patchbay_common::lifecycle::Drain;
+use patchbay_common::request_id;
 
 use crate::access_log::AccessLog;
 use crate::context::{Context, MAX_ATTEMPTS};
 use crate::error::Refusal;
+use crate::gateway::Gateway;
+use crate::gateway::chain::Wait;
 use crate::metrics::Metrics;
 use crate::setup::{PERMIT_PATH, Tickets};
-use crate::stage::{Head, HeaderSink, Preflight, Stages, Verdict};
+use crate::stage::{Client, Head, HeaderSink, Preflight, Stages, Verdict};
 use crate::sync::Activity;
 use crate::target::Target;
 use crate::upstream::{self, Ask, Fault, Prober, Upstream, may_retry};
@@ -30,8 +34,19 @@ pub use report::Outcome;
 /// Between marks of use while an answer flows.
 const MARK_PERIOD: Duration = Duration::from_millis(1_500);
 
+/// Where requests come in.
+#[derive(Clone, Debug)]
+pub enum Entrance {
+    /// The slots of circuits.
+    Circuits,
+    /// The gateway.
+    Gateway(Arc<Gateway>),
+}
+
 /// What conducting requests needs.
 pub struct Conduct {
+    /// Where they come in.
+    pub entrance: Entrance,
     /// The stages.
     pub stages: Stages,
     /// Hears of upstream faults.
@@ -59,6 +74,10 @@ pub enum Step {
     Exchange,
     /// Answer it here: a CORS preflight.
     Preflight(Preflight),
+    /// Answer it here, with this.
+    Answer(Answer),
+    /// Give this to [`Conduct::wait`], then go on with [`Conduct::proceed`].
+    Wait(Wait),
 }
 
 impl Conduct {
@@ -83,12 +102,24 @@ impl Conduct {
         let client = self.stages.client(head);
         ctx.client = Some(client);
         self.stages.inspect(head, raw)?;
-        let circuit = self.stages.locate(head, &client)?;
+        match &self.entrance {
+            Entrance::Circuits => self.pass_circuit(head, &client, ctx),
+            Entrance::Gateway(gateway) => self.pass_gateway(gateway, head, ctx),
+        }
+    }
+
+    fn pass_circuit(
+        &self,
+        head: &Head<'_>,
+        client: &Client,
+        ctx: &mut Context,
+    ) -> Result<Step, Refusal> {
+        let circuit = self.stages.locate(head, client)?;
         ctx.target = Some(Target::Circuit(Arc::clone(&circuit)));
         if head.path() == PERMIT_PATH {
             return Ok(Step::Exchange);
         }
-        match self.stages.admit(head, &client, &circuit, unix_now())? {
+        match self.stages.admit(head, client, &circuit, unix_now())? {
             Verdict::Preflight(preflight) => Ok(Step::Preflight(preflight)),
             Verdict::Carry(credential) => {
                 ctx.credential = Some(credential);
@@ -111,10 +142,7 @@ impl Conduct {
         let first = ctx.picked.take().is_none() && ctx.tried.is_empty();
         let target = ctx.target.as_ref().ok_or(Refusal::Internal)?;
         let mut key = [0; 16];
-        let ask = Ask {
-            tried: &ctx.tried,
-            key: client_key(ctx, &mut key),
-        };
+        let ask = ask(ctx, &mut key);
         let picked = target.upstreams().acquire(&ask).await?;
         if first && let Some(circuit) = target.circuit() {
             self.activity.request(circuit, picked.session);
@@ -139,12 +167,38 @@ impl Conduct {
             picked.upstream.ended(upstream::Outcome::Failed);
             ctx.tried.push(Arc::clone(&picked.upstream));
         }
-        ctx.tried.len() < MAX_ATTEMPTS
+        self.may_try_another(ctx, sent)
+    }
+
+    fn may_try_another(&self, ctx: &Context, sent: bool) -> bool {
+        let visit = ctx.visit.as_deref();
+        let attempts = visit.map_or(MAX_ATTEMPTS, |visit| visit.route.attempts);
+        ctx.tried.len() < attempts
             && may_retry(&ctx.method, sent, false)
             && ctx
                 .target
                 .as_ref()
                 .is_some_and(|target| target.upstreams().grants_retry(&ctx.tried))
+    }
+
+    /// The upstream chosen has answered with this status. True if the answer should be thrown
+    /// away and another upstream tried; never where the request is not `replayable`.
+    pub fn answered(&self, ctx: &mut Context, status: u16, replayable: bool) -> bool {
+        let Some(picked) = &ctx.picked else {
+            return false;
+        };
+        picked.upstream.ended(upstream::Outcome::Answered(status));
+        let visit = ctx.visit.as_deref();
+        if !replayable || !visit.is_some_and(|visit| visit.route.retry_status.contains(&status)) {
+            return false;
+        }
+        ctx.tried.push(Arc::clone(&picked.upstream));
+        let another = self.may_try_another(ctx, true);
+        if !another {
+            // The answer stands: it is not a failure of the attempt.
+            ctx.tried.pop();
+        }
+        another
     }
 
     /// There is a connection to the upstream chosen.
@@ -170,6 +224,7 @@ impl Conduct {
         };
         match target {
             Target::Circuit(circuit) => self.stages.inject(head, &client, circuit, &id, sink),
+            Target::Service(_) => self.inject_for_service(head, &client, ctx, sink),
         }
         Ok(())
     }
@@ -181,7 +236,13 @@ impl Conduct {
             picked.upstream.health.answered();
         }
         let id = ctx.id();
-        self.stages.dress(&id, sink);
+        match &self.entrance {
+            Entrance::Circuits => self.stages.dress(&id, sink),
+            Entrance::Gateway(_) => {
+                sink.set(request_id::HEADER, id.as_str());
+                self.dress_of_service(ctx, sink);
+            }
+        }
     }
 
     /// A piece of an answer flows. A long answer is use for as long as it does
@@ -194,6 +255,17 @@ impl Conduct {
             self.activity.stream_alive(circuit, picked.session);
             ctx.marked = Instant::now();
         }
+    }
+}
+
+/// What the choice of an upstream may know of a request.
+pub fn ask<'a>(ctx: &'a Context, room: &'a mut [u8; 16]) -> Ask<'a> {
+    let visit = ctx.visit.as_deref();
+    let own_key = visit.and_then(|visit| visit.hash_key.as_deref());
+    Ask {
+        tried: &ctx.tried,
+        key: own_key.unwrap_or_else(|| client_key(ctx, room)),
+        prefer: visit.and_then(|visit| visit.preferred.as_ref()),
     }
 }
 

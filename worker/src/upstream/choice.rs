@@ -178,7 +178,7 @@ impl Chooser {
     }
 }
 
-fn is_usable(candidate: &Candidate, ask: &Ask<'_>) -> bool {
+pub(super) fn is_usable(candidate: &Candidate, ask: &Ask<'_>) -> bool {
     candidate.weight > 0.0
         && candidate.upstream.is_usable()
         && !ask

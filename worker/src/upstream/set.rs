@@ -12,7 +12,7 @@ use patchbay_common::route::Route;
 use tokio::time::{Instant, timeout};
 
 use super::address::Address;
-use super::choice::{Chooser, Chosen};
+use super::choice::{Chooser, Chosen, is_usable};
 use super::queue::Room;
 use super::{Breaker, Check, Health, Outcome, RetryBudget, RouteState, Settings};
 
@@ -165,6 +165,8 @@ pub struct Ask<'a> {
     pub tried: &'a [Arc<Upstream>],
     /// What stays the same for the same client ([`super::Policy::ConsistentHash`] only).
     pub key: &'a [u8],
+    /// The one to be taken if it can be, whatever the policy says (sticky sessions).
+    pub prefer: Option<&'a Arc<Upstream>>,
 }
 
 /// Why there is no upstream for a request.
@@ -241,7 +243,11 @@ impl UpstreamSet {
     /// An upstream that is in service and has room, passing over those already tried; `None` if
     /// there is none at the moment.
     pub fn pick(&self, tried: &[Arc<Upstream>]) -> Option<Picked> {
-        self.choose(&Ask { tried, key: &[] }).ok()
+        self.choose(&Ask {
+            tried,
+            ..Ask::default()
+        })
+        .ok()
     }
 
     /// As [`UpstreamSet::pick`], but waits in line where all have as much to do as they may.
@@ -278,7 +284,10 @@ impl UpstreamSet {
     fn choose(&self, ask: &Ask<'_>) -> Result<Picked, NotNow> {
         // A candidate may fill up between the look and the grasp: look again, but not for ever.
         for _ in 0..=self.candidates.len() {
-            let chosen = self.chooser.choose(&self.candidates, ask, &self.settings);
+            let chosen = match self.preferred(ask) {
+                Some(candidate) => Chosen::One(candidate),
+                None => self.chooser.choose(&self.candidates, ask, &self.settings),
+            };
             let candidate = match chosen {
                 Chosen::One(candidate) => candidate,
                 Chosen::AllFull => return Err(NotNow::Full),
@@ -294,10 +303,21 @@ impl UpstreamSet {
         Err(NotNow::Full)
     }
 
+    fn preferred(&self, ask: &Ask<'_>) -> Option<&Candidate> {
+        let wanted = ask.prefer?;
+        let mut candidates = self.candidates.iter();
+        let found = candidates.find(|one| Arc::ptr_eq(&one.upstream, wanted))?;
+        let full = found.is_full(self.settings.max_outstanding);
+        (is_usable(found, ask) && !full).then_some(found)
+    }
+
     /// Whether a request that failed at those may be tried at another; takes it out of the
     /// account of retries if so.
     pub fn grants_retry(&self, tried: &[Arc<Upstream>]) -> bool {
-        let ask = Ask { tried, key: &[] };
+        let ask = Ask {
+            tried,
+            ..Ask::default()
+        };
         let chosen = self.chooser.choose(&self.candidates, &ask, &self.settings);
         matches!(chosen, Chosen::One(_)) && self.budget.withdraw()
     }

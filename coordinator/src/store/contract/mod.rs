@@ -5,6 +5,7 @@
 
 mod audit;
 mod endpoints;
+mod fleet;
 mod log;
 mod openings;
 mod reports;
@@ -247,6 +248,10 @@ on_every_store! {
     audit::what_fails_leaves_no_row,
     audit::rows_are_filtered_and_paged,
     audit::old_rows_are_forgotten,
+    fleet::circuits_move_with_both_workers_told,
+    fleet::what_cannot_move_stays,
+    fleet::silent_nodes_no_longer_count,
+    fleet::one_holder_at_a_time,
     endpoints::many_open_in_their_order_and_only_once,
     endpoints::nothing_is_kept_of_a_call_that_fails,
     endpoints::health_checks_are_replaced,

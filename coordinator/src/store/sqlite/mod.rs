@@ -11,6 +11,7 @@ mod circuits;
 mod endpoints;
 mod events;
 mod migrate;
+mod moves;
 mod reports;
 mod rows;
 mod tokens;
@@ -28,10 +29,11 @@ use patchbay_common::route_report::RouteReport;
 use patchbay_common::worker::{AppFilter, Registration, Worker};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::Mutex;
+use uuid::Uuid;
 
 use super::error::Doing;
 use super::{
-    AuditEntry, AuditFilter, Cause, Closed, Figures, HealthCheck, LoggedEvent, LongOpen,
+    AuditEntry, AuditFilter, Cause, Closed, Figures, HealthCheck, LoggedEvent, LongOpen, Moved,
     NewCircuit, NewEndpoint, NodeReport, Observer, Opened, Rerouting, Result, Reuse, RouteChange,
     SessionToken, Store, StoreError, WorkerCircuits, fit,
 };
@@ -227,9 +229,13 @@ impl Store for SqliteStore {
         .await
     }
 
-    async fn heartbeat(&self, id: WorkerId) -> Result<Option<Worker>> {
-        self.change("noting a heartbeat", move |tx| workers::heartbeat(tx, id))
-            .await
+    async fn heartbeat(&self, id: WorkerId, node: Option<&str>) -> Result<Option<Worker>> {
+        fit::node(node)?;
+        let node = node.map(str::to_owned);
+        self.change("noting a heartbeat", move |tx| {
+            workers::heartbeat(tx, id, node.as_deref())
+        })
+        .await
     }
 
     async fn leave_worker(&self, id: WorkerId, node: Option<&str>) -> Result<Option<Worker>> {
@@ -266,6 +272,17 @@ impl Store for SqliteStore {
             workers::mark_lost(tx, silent_since)
         })
         .await
+    }
+
+    async fn forget_nodes(&self, silent_since: DateTime<Utc>) -> Result<u64> {
+        self.change("forgetting nodes", move |tx| {
+            workers::forget_nodes(tx, silent_since)
+        })
+        .await
+    }
+
+    async fn recount_slots(&self) -> Result<Vec<WorkerId>> {
+        self.change("counting slots", workers::recount).await
     }
 
     async fn open_circuit(&self, new: &NewCircuit) -> Result<Opened> {
@@ -324,6 +341,20 @@ impl Store for SqliteStore {
     ) -> Result<Vec<LongOpen>> {
         self.look("listing circuits", move |tx| {
             circuits::long_open(tx, opened_before, after, limit)
+        })
+        .await
+    }
+
+    async fn move_circuits(
+        &self,
+        from: WorkerId,
+        to: WorkerId,
+        ids: &[CircuitId],
+        cause: &Cause,
+    ) -> Result<Vec<Moved>> {
+        let (ids, cause) = (ids.to_vec(), cause.clone());
+        self.change("moving circuits", move |tx| {
+            moves::carry_over(tx, from, to, &ids, &cause)
         })
         .await
     }
@@ -474,5 +505,13 @@ impl Store for SqliteStore {
             audit::prune(tx, before, limit)
         })
         .await
+    }
+
+    async fn take_lease(&self, _: &str, _: Uuid, _: Duration) -> Result<bool> {
+        Ok(true)
+    }
+
+    async fn release_lease(&self, _: &str, _: Uuid) -> Result<()> {
+        Ok(())
     }
 }
