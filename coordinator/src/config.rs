@@ -20,8 +20,8 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-use sections::{Db, ProxyCoordinator};
 pub use sections::{Audit, Failover, Relay, Server};
+use sections::{Db, ProxyCoordinator};
 
 /// Where the file may be.
 pub const DISCOVERY: Discovery = Discovery {

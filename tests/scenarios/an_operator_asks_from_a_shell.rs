@@ -79,6 +79,9 @@ async fn workers_circuits_and_slots_are_listed_and_a_circuit_is_closed() -> Resu
         door.get("/hello").await?.expect(400)
     })
     .await?;
+    let routes = ctl(&rig, &["routes", "--service", "tensorboard"]).await?;
+    has(&routes, &["tensorboard", "worker-1", &other.url])?;
+    ensure!(!routes.contains("jupyter"), "{routes}");
     let told = ctl(&rig, &["audit", "--circuit", &id]).await?;
     has(&told, &["closed", &id, "manager"])?;
     has(&told, &["opened", &id, "session"])?;

@@ -4,9 +4,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use patchbay_tests::browser::Browser;
 use patchbay_tests::eventually::eventually;
 use patchbay_tests::rig::{Door, Parts, Rig};
-use patchbay_tests::worker::{Frontend, Plan, Worker};
+use patchbay_tests::worker::{DOMAIN, Frontend, Plan, Worker};
 use reqwest::Url;
 use serde_json::Value;
 

@@ -102,7 +102,7 @@ async fn works(rig: &Rig, door: &Door) -> Result<()> {
 
 #[tokio::test]
 async fn an_app_on_a_port_works() -> Result<()> {
-    let rig = Rig::start(Parts::embedded().coordinator(RELAY)).await?;
+    let mut rig = Rig::start(Parts::embedded().coordinator(RELAY)).await?;
     let door = enter(&rig, "jupyter").await?;
     works(&rig, &door).await?;
 
@@ -130,6 +130,13 @@ async fn an_app_on_a_port_works() -> Result<()> {
     ensure!(
         keyed.status == refused.status,
         "the API's secret opened an app"
+    );
+    rig.worker.program.kill().await?;
+    let unreachable = door.get("/hello").await?.expect(502)?;
+    ensure!(
+        unreachable.text().contains("Worker not reachable."),
+        "{}",
+        unreachable.text()
     );
     rig.opener.close(door.circuit).await?;
     door.get("/hello").await?.expect(404)?;

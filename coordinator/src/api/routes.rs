@@ -8,8 +8,8 @@ use http::Method;
 use super::endpoints::{bulk, single};
 use super::error::ApiError;
 use super::{
-    App, audit, circuits, cors, edge, events, health, metrics, openapi, proxy, relay, route_health,
-    slots, workers,
+    App, audit, circuits, cors, edge, events, fleet, health, mappings, metrics, openapi, proxy,
+    relay, route_health, slots, workers,
 };
 
 /// The whole API.
@@ -76,6 +76,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/api/circuit/{id}", shared(delete(circuits::close)))
         .route("/api/v1/route", shared(post(relay::route)))
         .merge(endpoints())
+        .merge(own())
         .merge(relayed)
         .method_not_allowed_fallback(no_method)
         .fallback(no_route)
@@ -111,6 +112,30 @@ fn endpoints() -> Router<App> {
             shared(put(single::set_health_check)),
         )
         .route("/v2/endpoints/{id}/token", shared(post(single::token)))
+}
+
+/// Workers and circuits by the names of the coordinator's own document.
+fn own() -> Router<App> {
+    Router::new()
+        .route("/workers", shared(get(fleet::list)))
+        .route("/workers/register", shared(post(fleet::register)))
+        .route("/workers/{id}", shared(delete(fleet::leave)))
+        .route(
+            "/routes",
+            shared(
+                post(mappings::create)
+                    .get(mappings::list)
+                    .delete(mappings::end_session),
+            ),
+        )
+        .route(
+            "/routes/{id}",
+            shared(
+                get(mappings::read)
+                    .put(mappings::update)
+                    .delete(mappings::remove),
+            ),
+        )
 }
 
 /// A path that pages of other origins may call.

@@ -157,7 +157,8 @@ fn ahead(params: &Params, known: u64) -> ApiError {
     fields.incomplete()
 }
 
-fn registration(params: &Params) -> Result<Registration, ApiError> {
+/// A registration out of a body.
+pub(crate) fn registration(params: &Params) -> Result<Registration, ApiError> {
     let fields = params.fields();
     let required = (
         fields.required("authority", params::filled),

@@ -11,6 +11,7 @@
 mod audit;
 mod desk;
 mod endpoints;
+mod mappings;
 mod openapi;
 mod opening;
 mod shapes;

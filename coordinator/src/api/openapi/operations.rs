@@ -39,6 +39,7 @@ const CIRCUITS: &str = "circuits";
 const OPENERS: &str = "opening";
 const ENDPOINTS: &str = "endpoints";
 const HEALTH: &str = "health";
+const OWN: &str = "workers and routes";
 
 const SYSTEM_CALLS: &[Operation] = &[
     get(
@@ -414,6 +415,72 @@ const ENDPOINT_CALLS: &[Operation] = &[
     .body("EndpointTokenOrder"),
 ];
 
+const OWN_CALLS: &[Operation] = &[
+    get(
+        "/workers",
+        OWN,
+        Answer::Json("FleetList"),
+        "All workers, without their slots",
+    ),
+    Operation::new(
+        "post",
+        "/workers/register",
+        OWN,
+        Answer::Json("Joined"),
+        "Register a worker; the answer holds the circuits it has to serve",
+    )
+    .body("Registration"),
+    Operation::new(
+        "delete",
+        "/workers/{id}",
+        OWN,
+        DONE,
+        "The worker, or the node that X-Patchbay-Node names, leaves",
+    ),
+    Operation::new(
+        "post",
+        "/routes",
+        OWN,
+        Answer::Json("Mapping"),
+        "Lead to a session's service: 201, or 200 with the route that does so already",
+    )
+    .body("MappingOrder")
+    .refusals(&[404, 409, 503]),
+    get(
+        "/routes",
+        OWN,
+        Answer::Json("Mappings"),
+        "Which session's service is reached where",
+    )
+    .query(&[
+        may("session_id", "uuid", "only this session's"),
+        may("service", "filled", "only of this service"),
+        may("worker", "filled", "only on this worker, by key or name"),
+        may("limit", "count", "routes on a page, at most 1000"),
+        may("cursor", "uuid", "the `next` of the page before"),
+    ])
+    .refusals(&[404]),
+    Operation::new(
+        "delete",
+        "/routes",
+        OWN,
+        Answer::Json("SessionEnded"),
+        "A session has ended, and all there is of it",
+    )
+    .query(&[must("session_id", "uuid", "the session")]),
+    get("/routes/{id}", OWN, Answer::Json("Mapping"), "One route"),
+    Operation::new(
+        "put",
+        "/routes/{id}",
+        OWN,
+        Answer::Json("Mapping"),
+        "The session's kernel has moved",
+    )
+    .body("Address")
+    .refusals(&[409]),
+    Operation::new("delete", "/routes/{id}", OWN, DONE, "Close a route"),
+];
+
 /// Every operation there is.
 pub(super) fn all() -> impl Iterator<Item = &'static Operation> {
     [
@@ -423,6 +490,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Operation> {
         CIRCUIT_CALLS,
         OPENING_CALLS,
         ENDPOINT_CALLS,
+        OWN_CALLS,
     ]
     .into_iter()
     .flatten()

@@ -1,5 +1,6 @@
 //! Carries one exchange to a worker: head, body as it comes, and, after an upgrade, bytes both ways.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -15,6 +16,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use patchbay_common::lifecycle::InFlight;
 use patchbay_common::request_id::{self, HEADER, LEGACY_HEADER};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::super::Peer;
 use super::super::error::ApiError;
@@ -23,8 +25,11 @@ use super::{Target, rewrite};
 const CONNECT: Duration = Duration::from_secs(5);
 /// Idle connections kept to each worker.
 const IDLE: usize = 64;
+/// Upgraded connections open at once.
+const MAX_STREAMS: usize = 8_192;
 /// What concerns one connection only (RFC 9110 §7.6.1), and what is between us and our callers.
-const KEPT_BACK: [&str; 8] = [
+const KEPT_BACK: [&str; 9] = [
+    "expect",
     "keep-alive",
     "proxy-authenticate",
     "proxy-authorization",
@@ -41,7 +46,11 @@ pub(crate) struct Relayed;
 
 /// Calls workers on behalf of clients.
 #[derive(Clone, Debug)]
-pub struct Client(reqwest::Client);
+pub struct Client {
+    http: reqwest::Client,
+    /// Room for connections that have left HTTP, which the API's own limit no longer counts.
+    streams: Arc<Semaphore>,
+}
 
 impl Client {
     /// A client that follows nothing, unpacks nothing and waits for as long as it takes.
@@ -49,7 +58,7 @@ impl Client {
     /// # Errors
     /// If there is no TLS.
     pub fn new() -> reqwest::Result<Self> {
-        let client = reqwest::Client::builder()
+        let http = reqwest::Client::builder()
             .connect_timeout(CONNECT)
             .pool_max_idle_per_host(IDLE)
             .pool_idle_timeout(Duration::from_secs(20))
@@ -58,7 +67,10 @@ impl Client {
             .no_proxy()
             .http1_only()
             .build()?;
-        Ok(Self(client))
+        Ok(Self {
+            http,
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+        })
     }
 
     /// Carries the exchange. `in_flight` keeps the process alive until it has ended.
@@ -72,12 +84,20 @@ impl Client {
         in_flight: InFlight,
     ) -> Result<Response, ApiError> {
         let upgrade = upgrade(&mut request);
+        let place = match &upgrade {
+            None => None,
+            Some(_) => Some(
+                Arc::clone(&self.streams)
+                    .try_acquire_owned()
+                    .map_err(|_| ApiError::Busy("too many relayed streams are open"))?,
+            ),
+        };
         let (parts, body) = request.into_parts();
         let peer = parts.extensions.get::<Peer>().copied();
         let mut headers = passed_on(&parts.headers, upgrade.is_some());
         introduce(&mut headers, &parts.headers, peer, &target)?;
         let mut call = self
-            .0
+            .http
             .request(parts.method, target.url.clone())
             .headers(headers);
         if !body.is_end_stream() && upgrade.is_none() {
@@ -98,7 +118,7 @@ impl Client {
                         headers.insert(name, value.clone());
                     }
                 }
-                tokio::spawn(splice(client, answer, in_flight));
+                tokio::spawn(splice(client, answer, (in_flight, place)));
             }
             _ => {
                 let stream = answer.bytes_stream();
@@ -190,7 +210,11 @@ fn introduce(
 }
 
 /// Copies both ways until both sides have ended, each on its own.
-async fn splice(client: OnUpgrade, worker: reqwest::Response, in_flight: InFlight) {
+async fn splice(
+    client: OnUpgrade,
+    worker: reqwest::Response,
+    held: (InFlight, Option<OwnedSemaphorePermit>),
+) {
     let (client, worker) = tokio::join!(client, worker.upgrade());
     let (Ok(client), Ok(mut worker)) = (client, worker) else {
         log::debug!("a relayed connection could not be upgraded");
@@ -200,7 +224,7 @@ async fn splice(client: OnUpgrade, worker: reqwest::Response, in_flight: InFligh
     if let Err(cause) = tokio::io::copy_bidirectional(&mut client, &mut worker).await {
         log::debug!("a relayed stream ended: {cause}");
     }
-    drop(in_flight);
+    drop(held);
 }
 
 fn unreachable(target: &Target, cause: reqwest::Error) -> ApiError {

@@ -342,7 +342,7 @@ pub(super) async fn select(
     Ok(read_all(&rows))
 }
 
-fn read_all(rows: &[Row]) -> Vec<Circuit> {
+pub(super) fn read_all(rows: &[Row]) -> Vec<Circuit> {
     stored::read_all(rows.iter().map(|row| {
         let place = || format!("circuits row {}", row.get::<_, Uuid>(0));
         rows::circuit(row).map_err(|cause| stored::corrupt(place(), cause))
