@@ -279,7 +279,7 @@ async fn head_has_no_body_and_the_connection_goes_on() {
 async fn what_became_of_a_request_is_told_to_who_holds_the_secret() {
     let api = Api::start().await;
     api.explain.leave(Record {
-        id: patchbay_common::request_id::RequestId::parse("req-1").ok(),
+        id: patchbay_common::request_id::RequestId::parse("req-1"),
         kind: "http",
         route: Some(("10.0.0.1:80".into(), "by its weight")),
         status: 504,
