@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 /// Hand-overs in a row.
 const GENERATIONS: usize = 5;
 /// Requests a second meanwhile.
-const RATE: u32 = 300;
+const RATE: u32 = 60;
 /// WebSockets opened in each generation.
 const SOCKETS: usize = 8;
 /// Streams of server-sent events, and the events of each.
