@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use patchbay_common::lifecycle::{Drain, Notify, Outcome, at_every_hangup};
+use patchbay_listen::{bind, tls};
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, Api, ApiSettings, App, Health, Metrics};
 use crate::circuits::{Closer, Endpoints, Opener};
 use crate::collect::{Collector, LastUses};
-use crate::config::{Config, Database, TlsFiles};
-use crate::listen::{LiveTls, accept, bind, load_tls, reload_tls};
+use crate::config::{Config, Database};
+use crate::listen::accept;
 use crate::publish::redis::Redis;
 use crate::publish::{Acknowledgements, Bus, Outbox, Publisher, Streams};
 use crate::registry::{Marks, Registry, watch_over};
@@ -40,10 +40,10 @@ const LAST_NOTES: Duration = Duration::from_secs(2);
 /// If the check itself cannot run.
 pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
     let mut mistakes = Vec::new();
-    if let Some(files) = &config.tls
-        && let Err(error) = load_tls(files)
+    if let Some(plan) = config.tls.clone()
+        && let Err(errors) = tls::Live::load(plan)
     {
-        mistakes.push(format!("proxy_coordinator.{error}"));
+        mistakes.extend(errors.0.iter().map(ToString::to_string));
     }
     // Port 0: the check must not mind a coordinator that is running.
     if let Err(error) = bind(SocketAddr::new(config.bind.ip(), 0)) {
@@ -106,12 +106,11 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         log::warn!("the limit on open files cannot be raised: {error}");
     }
-    let tls = config.tls.as_ref().map(load_tls).transpose();
-    let tls = tls.context("proxy_coordinator")?;
-    let tls = tls.map(|tls| Arc::new(ArcSwap::new(tls)));
+    let tls = config.tls.clone().map(tls::Live::load).transpose();
+    let tls = tls?.map(Arc::new);
     let socket = bind(config.bind).context("proxy_coordinator.bind_addr")?;
     migrate(&config)?;
-    let rooms = Arc::new(Rooms::new(&config)?);
+    let rooms = Arc::new(Rooms::new(&config, tls.clone())?);
     let app = rooms.app(&config);
 
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
@@ -130,7 +129,6 @@ pub fn run(config: Config) -> anyhow::Result<()> {
             app: Arc::new(Api::new(api::router(app), rooms.drain.clone())),
             rooms: Arc::clone(&rooms),
             socket: Mutex::new(Some(socket)),
-            files: config.tls.clone(),
             tls,
         },
     );
@@ -176,8 +174,8 @@ struct Rooms {
 }
 
 impl Rooms {
-    fn new(config: &Config) -> anyhow::Result<Self> {
-        let metrics = Arc::new(Metrics::new().context("the metrics cannot be registered")?);
+    fn new(config: &Config, tls: Option<Arc<tls::Live>>) -> anyhow::Result<Self> {
+        let metrics = Arc::new(Metrics::new(tls).context("the metrics cannot be registered")?);
         let redis = config
             .redis
             .clone()
@@ -285,8 +283,7 @@ struct Serving {
     app: Arc<Api>,
     rooms: Arc<Rooms>,
     socket: Mutex<Option<TcpListener>>,
-    files: Option<TlsFiles>,
-    tls: Option<LiveTls>,
+    tls: Option<Arc<tls::Live>>,
 }
 
 #[async_trait]
@@ -314,13 +311,20 @@ impl BackgroundService for Serving {
         }
         Notify.ready("serving");
         let (tls, app) = (self.tls.clone(), Arc::clone(&self.app));
-        let reload = || match (&self.files, &self.tls) {
-            (Some(files), Some(tls)) => reload_tls(files, tls),
-            _ => log::info!("nothing to read anew: there is no certificate"),
+        let watch = async {
+            match &self.tls {
+                Some(tls) => tls.watch().await,
+                None => std::future::pending().await,
+            }
+        };
+        let reload = || match &self.tls {
+            Some(tls) => tls.reload(),
+            None => log::info!("nothing to read anew: there is no certificate"),
         };
         let served = tokio::select! {
             served = accept(socket, tls, app, &rooms.drain, &shutdown) => served,
             () = at_every_hangup(reload) => Ok(()),
+            () = watch => Ok(()),
         };
         if let Err(error) = served {
             log::error!("the API does not listen: {error}");

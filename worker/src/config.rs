@@ -1,7 +1,7 @@
 //! What the operator decides, checked as a whole (contract/config.md §4 and our own sections).
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ipnet::IpNet;
 use patchbay_common::circuit::{AppMode, FrontendMode, Protocol};
@@ -14,10 +14,11 @@ use patchbay_common::config::{
 use patchbay_common::permit::PermitKey;
 use patchbay_common::token::TokenKey;
 use patchbay_common::worker::AppFilter;
+use patchbay_listen::tls;
 
 mod sections;
 
-pub use sections::{Cors, Permit, Server, Sync, Timeouts};
+pub use sections::{Cors, Http2, Permit, Server, Sync, Timeouts};
 use sections::{PortProxy, ProxyWorker, WildcardDomain};
 
 /// Where the file may be.
@@ -58,7 +59,7 @@ pub struct Config {
     /// Where clients reach its API.
     pub api_advertised: HostPort,
     /// TLS of API and traffic.
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<tls::Plan>,
     /// Clients come by TLS, ours or a terminator's in front.
     pub tls_advertised: bool,
     /// Proxies whose `X-Forwarded-For` is believed.
@@ -87,6 +88,8 @@ pub struct Config {
     pub sync: Sync,
     /// `[cors]`.
     pub cors: Cors,
+    /// `[http2]`.
+    pub http2: Http2,
 }
 
 /// Where the worker's slots are.
@@ -122,15 +125,6 @@ impl Frontend {
             Self::Wildcard { .. } => FrontendMode::Wildcard,
         }
     }
-}
-
-/// Certificate chain and private key, PEM.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TlsFiles {
-    /// Certificate chain.
-    pub cert: PathBuf,
-    /// Private key.
-    pub key: PathBuf,
 }
 
 /// How Redis is reached.
@@ -210,6 +204,7 @@ impl Config {
             timeouts: l.section("timeouts", Strictness::Ours),
             sync: l.section("sync", Strictness::Ours),
             cors: l.section("cors", Strictness::Ours),
+            http2: l.section("http2", Strictness::Ours),
         };
         config.cross_check(l);
         loader.finish()?;
@@ -396,25 +391,16 @@ fn resolve(loader: &mut Loader, key: &str, address: &HostPort) -> SocketAddr {
     })
 }
 
-fn tls(loader: &mut Loader, worker: &ProxyWorker) -> Option<TlsFiles> {
-    if !worker.tls_listen {
-        return None;
-    }
-    let files = TlsFiles {
-        cert: loader.require(WORKER, "tls_cert", worker.tls_cert.clone()),
-        key: loader.require(WORKER, "tls_privkey", worker.tls_privkey.clone()),
-    };
-    for (key, path) in [("tls_cert", &files.cert), ("tls_privkey", &files.key)] {
-        if let Err(cause) = std::fs::File::open(path)
-            && !path.as_os_str().is_empty()
-        {
-            loader.mistake(Mistake::new(
-                format!("{WORKER}.{key}"),
-                format!("{} cannot be read: {cause}", path.display()),
-            ));
-        }
-    }
-    Some(files)
+fn tls(loader: &mut Loader, worker: &ProxyWorker) -> Option<tls::Plan> {
+    tls::read(
+        loader,
+        tls::Incumbent {
+            section: WORKER,
+            listen: worker.tls_listen,
+            cert: worker.tls_cert.as_deref(),
+            privkey: worker.tls_privkey.as_deref(),
+        },
+    )
 }
 
 fn networks(loader: &mut Loader, key: &str, entries: &[String]) -> Vec<IpNet> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use patchbay_common::lifecycle::InFlight;
 use patchbay_common::request_id::RequestId;
 
+use crate::conduct::Grpc;
 use crate::error::Refusal;
 use crate::stage::{Client, Credential};
 use crate::target::Target;
@@ -30,6 +31,8 @@ pub struct Context {
     pub path: String,
     /// What it is sent to.
     pub target: Option<Target>,
+    /// The kind of gRPC it speaks, if it does.
+    pub grpc: Option<Grpc>,
     /// By what right.
     pub credential: Option<Credential>,
     /// Where it is sent.
@@ -94,6 +97,7 @@ impl Context {
             method: String::new(),
             path: String::new(),
             target: None,
+            grpc: None,
             credential: None,
             picked: None,
             tried: Vec::new(),

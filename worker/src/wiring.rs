@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use dashmap::DashSet;
 use patchbay_common::circuit::{Protocol, Slot};
 use patchbay_common::lifecycle::{Drain, Notify, Outcome, at_every_hangup};
+use patchbay_listen::{ListenError, bind, tls};
 use pingora_core::apps::HttpServerApp as _;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
@@ -25,12 +25,9 @@ use crate::admin::Admin;
 use crate::conduct::Conduct;
 use crate::config::{Config, Frontend};
 use crate::context::MAX_ATTEMPTS;
-use crate::frontend::{
-    Acceptor, Carry, ConnectionGate, HttpCarrier, ListenError, LiveTls, PortRange, TcpCarrier,
-    bind, load_tls, reload_tls,
-};
+use crate::frontend::{Acceptor, Carry, ConnectionGate, HttpCarrier, PortRange, TcpCarrier};
 use crate::metrics::Metrics;
-use crate::proxy::Proxy;
+use crate::proxy::{Engine, Proxy};
 use crate::setup::{Setup, Tickets};
 use crate::stage::Stages;
 use crate::sync::{Link, Serving};
@@ -45,10 +42,10 @@ const LAST_WRITES: Duration = Duration::from_secs(2);
 /// Everything the start would load, without keeping it: what is wrong, one line each.
 pub fn check(config: &Config) -> Vec<String> {
     let mut mistakes = Vec::new();
-    if let Some(files) = &config.tls
-        && let Err(error) = load_tls(files)
+    if let Some(plan) = config.tls.clone()
+        && let Err(errors) = tls::Live::load(plan)
     {
-        mistakes.push(format!("proxy_worker.{error}"));
+        mistakes.extend(errors.0.iter().map(ToString::to_string));
     }
     let mut try_address = |key: &str, address: SocketAddr| {
         // Port 0: the check must not mind a worker that is running.
@@ -72,8 +69,8 @@ pub fn check(config: &Config) -> Vec<String> {
 /// If it cannot start.
 pub fn run(config: Config) -> anyhow::Result<()> {
     raise_file_limit();
-    let tls = config.tls.as_ref().map(load_tls).transpose()?;
-    let tls = tls.map(|tls| Arc::new(ArcSwap::new(tls)));
+    let tls = config.tls.clone().map(tls::Live::load).transpose();
+    let tls = tls?.map(Arc::new);
     let sockets = Sockets::bind(&config)?;
     let format = config.log_format;
     let rooms = Arc::new(Rooms {
@@ -206,7 +203,7 @@ impl Sockets {
 /// The service that keeps the table.
 struct Syncing {
     rooms: Arc<Rooms>,
-    tls: Option<LiveTls>,
+    tls: Option<Arc<tls::Live>>,
     ports: Option<Arc<DashSet<u16>>>,
 }
 
@@ -227,14 +224,20 @@ impl BackgroundService for Syncing {
             }
         };
         rooms.link.send_replace(Some(link));
-        let reload = || match (&rooms.config.tls, &self.tls) {
-            (Some(files), Some(tls)) => reload_tls(files, tls),
-            _ => log::info!("nothing to read anew: there are no certificates"),
+        let reload = || match &self.tls {
+            Some(tls) => tls.reload(),
+            None => log::info!("nothing to read anew: there are no certificates"),
+        };
+        let watch = async {
+            if let Some(tls) = &self.tls {
+                tls.watch().await;
+            }
         };
         tokio::join!(
             rooms.prober.run(),
             Notify.feed_watchdog(),
-            at_every_hangup(reload)
+            at_every_hangup(reload),
+            watch
         );
     }
 }
@@ -260,7 +263,7 @@ impl Serving for BoundPorts {
 struct Traffic {
     rooms: Arc<Rooms>,
     conf: Arc<ServerConf>,
-    tls: Option<LiveTls>,
+    tls: Option<Arc<tls::Live>>,
     sockets: Mutex<Option<Sockets>>,
 }
 
@@ -276,7 +279,7 @@ impl BackgroundService for Traffic {
         let rooms = &self.rooms;
         let link = rooms.link().await;
         let config = &rooms.config;
-        let metrics = match Metrics::new(&rooms.table, &link, &rooms.gate) {
+        let metrics = match Metrics::new(&rooms.table, &link, &rooms.gate, self.tls.clone()) {
             Ok(metrics) => Arc::new(metrics),
             Err(error) => {
                 log::error!("the metrics cannot be registered: {error}");
@@ -291,7 +294,7 @@ impl BackgroundService for Traffic {
             Arc::clone(&link),
             Arc::clone(&metrics),
         ));
-        let api = self.acceptor(self.carrier(admin));
+        let api = self.acceptor(self.carrier(admin, tls::Alpn::Http1));
         let traffic = async {
             link.ready().await;
             Notify.ready(&format!("{} circuits", rooms.table.len()));
@@ -301,8 +304,8 @@ impl BackgroundService for Traffic {
                 serve(sockets.traffic, self.acceptor(carrier)).await;
             } else {
                 let proxy = self.http(&link, &metrics, tickets);
-                let proxy = Arc::new(pingora_proxy::http_proxy(&self.conf, proxy));
-                let carrier = self.carrier(Arc::clone(&proxy));
+                let proxy = Arc::new(Engine::new(&self.conf, proxy, &config.http2));
+                let carrier = self.carrier(Arc::clone(&proxy), tls::Alpn::Http2);
                 serve(sockets.traffic, self.acceptor(carrier)).await;
                 // Idle connections are told now; the others after their request.
                 proxy.http_cleanup().await;
@@ -336,9 +339,9 @@ impl Traffic {
         )
     }
 
-    fn carrier<A>(&self, app: Arc<A>) -> HttpCarrier<A> {
+    fn carrier<A>(&self, app: Arc<A>, alpn: tls::Alpn) -> HttpCarrier<A> {
         let patience = self.rooms.config.timeouts.request_head.0;
-        HttpCarrier::new(app, self.tls.clone(), patience)
+        HttpCarrier::new(app, self.tls.clone(), alpn, patience)
     }
 
     fn http(&self, link: &Link, metrics: &Arc<Metrics>, tickets: Arc<Tickets>) -> Proxy {
@@ -353,7 +356,7 @@ impl Traffic {
                 access_log: Arc::clone(&rooms.access_log),
                 drain: rooms.drain.clone(),
             }),
-            peers: PeerTemplate::new(&rooms.config.timeouts),
+            peers: PeerTemplate::new(&rooms.config.timeouts, &rooms.config.http2),
             keepalive: rooms.config.timeouts.keepalive.0.as_secs().max(1),
         }
     }
@@ -363,7 +366,7 @@ impl Traffic {
         TcpCarrier {
             table: Arc::clone(&rooms.table),
             port_offset: crate::stage::port_offset(&rooms.config.frontend),
-            peers: PeerTemplate::new(&rooms.config.timeouts),
+            peers: PeerTemplate::new(&rooms.config.timeouts, &rooms.config.http2),
             prober: Arc::clone(&rooms.prober),
             activity: Arc::clone(link.activity()),
             metrics: Arc::clone(metrics),

@@ -1,6 +1,7 @@
 //! What is counted, and `/metrics` (contract/metrics.md §3).
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
@@ -10,6 +11,7 @@ use http::header::CONTENT_TYPE;
 use http::{Method, StatusCode};
 use patchbay_common::telemetry::metrics::{CONTENT_TYPE as EXPOSITION, render};
 use patchbay_common::worker::{Worker, WorkerStatus};
+use patchbay_listen::tls;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
@@ -37,6 +39,8 @@ pub struct Metrics {
     occupied: IntGaugeVec,
     available: IntGaugeVec,
     feeds: IntGauge,
+    certificates: IntGaugeVec,
+    tls: Option<Arc<tls::Live>>,
 }
 
 impl Metrics {
@@ -44,7 +48,7 @@ impl Metrics {
     ///
     /// # Errors
     /// If a family is malformed, which is a fault of this program.
-    pub fn new() -> prometheus::Result<Self> {
+    pub fn new(tls: Option<Arc<tls::Live>>) -> prometheus::Result<Self> {
         let registry = Registry::new();
         let gauges =
             |name: &str, help: &str, label: &str| IntGaugeVec::new(Opts::new(name, help), &[label]);
@@ -87,9 +91,15 @@ impl Metrics {
                 "patchbay_coordinator_event_streams",
                 "Workers listening by stream",
             )?,
+            certificates: gauges(
+                "patchbay_tls_certificate_expiry_timestamp_seconds",
+                "When each certificate in use ends, in Unix seconds",
+                "certificate",
+            )?,
+            tls,
             registry,
         };
-        let all: [Box<dyn prometheus::core::Collector>; 7] = [
+        let all: [Box<dyn prometheus::core::Collector>; 8] = [
             Box::new(metrics.requests.clone()),
             Box::new(metrics.durations.clone()),
             Box::new(metrics.published.clone()),
@@ -97,11 +107,21 @@ impl Metrics {
             Box::new(metrics.occupied.clone()),
             Box::new(metrics.available.clone()),
             Box::new(metrics.feeds.clone()),
+            Box::new(metrics.certificates.clone()),
         ];
         for family in all {
             metrics.registry.register(family)?;
         }
         Ok(metrics)
+    }
+
+    fn read_certificates(&self) {
+        // Of certificates that are no longer in use nothing is said.
+        self.certificates.reset();
+        for expiry in self.tls.iter().flat_map(|tls| tls.expiries()) {
+            let gauge = self.certificates.with_label_values(&[&*expiry.certificate]);
+            gauge.set(expiry.not_after);
+        }
     }
 
     /// Counts an attempt to publish.
@@ -182,5 +202,6 @@ pub(crate) async fn expose(
     app.metrics.set_workers(&app.store.workers().await?);
     let feeds = i64::try_from(app.streams.open_feeds()).unwrap_or(i64::MAX);
     app.metrics.feeds.set(feeds);
+    app.metrics.read_certificates();
     Ok(([(CONTENT_TYPE, EXPOSITION)], render(&app.metrics.registry)).into_response())
 }

@@ -1,6 +1,7 @@
 //! Certificates, read from their files and chosen by name.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -61,6 +62,22 @@ pub enum TlsError {
     Unusable(rustls::Error),
 }
 
+/// Everything that is wrong with the files.
+#[derive(Debug)]
+pub struct TlsErrors(pub Vec<TlsError>);
+
+impl fmt::Display for TlsErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            let between = if index == 0 { "" } else { "\n" };
+            write!(f, "{between}{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for TlsErrors {}
+
 /// When a certificate ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expiry {
@@ -80,7 +97,7 @@ pub(super) struct Loaded {
 ///
 /// # Errors
 /// What is wrong with them, all together.
-pub(super) fn load(plan: &Plan) -> Result<Loaded, Vec<TlsError>> {
+pub(super) fn load(plan: &Plan) -> Result<Loaded, TlsErrors> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut mistakes = Vec::new();
     let mut choice = Choice::default();
@@ -110,11 +127,11 @@ pub(super) fn load(plan: &Plan) -> Result<Loaded, Vec<TlsError>> {
         }
     };
     if !mistakes.is_empty() {
-        return Err(mistakes);
+        return Err(TlsErrors(mistakes));
     }
     match server_config(plan.minimum_version, provider, clients, choice) {
         Ok(config) => Ok(Loaded { config, expiries }),
-        Err(cause) => Err(vec![TlsError::Unusable(cause)]),
+        Err(cause) => Err(TlsErrors(vec![TlsError::Unusable(cause)])),
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use pingora_core::listeners::tls::Acceptor;
 
-use super::certificates::{Expiry, TlsError, load};
+use super::certificates::{Expiry, TlsErrors, load};
 use super::settings::Plan;
 
 /// What a listener offers to speak, by RFC 7301.
@@ -41,7 +41,7 @@ impl Live {
     ///
     /// # Errors
     /// What is wrong with them, all together.
-    pub fn load(plan: Plan) -> Result<Self, Vec<TlsError>> {
+    pub fn load(plan: Plan) -> Result<Self, TlsErrors> {
         let seen = fingerprint(&plan);
         let current = Current::load(&plan)?;
         Ok(Self {
@@ -76,7 +76,7 @@ impl Live {
                 self.current.store(Arc::new(current));
             }
             Err(mistakes) => {
-                for mistake in mistakes {
+                for mistake in mistakes.0 {
                     log::error!("the certificates in use stay: {mistake}");
                 }
             }
@@ -102,7 +102,7 @@ impl Live {
 }
 
 impl Current {
-    fn load(plan: &Plan) -> Result<Self, Vec<TlsError>> {
+    fn load(plan: &Plan) -> Result<Self, TlsErrors> {
         let loaded = load(plan)?;
         let acceptor = |protocols: &[&str]| {
             let mut config = loaded.config.clone();

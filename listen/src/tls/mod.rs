@@ -8,6 +8,6 @@ mod certificates;
 mod live;
 mod settings;
 
-pub use certificates::{Expiry, TlsError};
+pub use certificates::{Expiry, TlsError, TlsErrors};
 pub use live::{Alpn, Live};
 pub use settings::{CertificateFiles, ClientCertificates, Incumbent, Plan, Version, read};

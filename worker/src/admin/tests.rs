@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use patchbay_listen::tls::Alpn;
 use patchbay_common::event::Change;
 use patchbay_common::token::SetupClaims;
 use reqwest::{Client, Method, Response};
@@ -42,12 +43,13 @@ impl Api {
         let link = Link::start(&config, Arc::clone(&table), Arc::new(Everywhere)).unwrap();
         let link = Arc::new(link);
         let gate = Arc::new(ConnectionGate::new(0));
-        let metrics = Arc::new(Metrics::new(&table, &link, &gate).unwrap());
+        let metrics = Arc::new(Metrics::new(&table, &link, &gate, None).unwrap());
         let setup = Setup::new(&config, table, link.coordinator().clone());
         let admin = Admin::new(&config, setup, Arc::clone(&link), metrics);
         let carrier = Arc::new(HttpCarrier::new(
             Arc::new(admin),
             None,
+            Alpn::Http1,
             Duration::from_secs(30),
         ));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -2,7 +2,7 @@
 
 use patchbay_common::request_id;
 
-use super::{Conduct, unix_now};
+use super::{Conduct, grpc, unix_now};
 use crate::context::Context;
 use crate::error::{Problem, Refusal};
 use crate::stage::{Head, Preflight};
@@ -25,7 +25,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn new(status: u16, ctx: &mut Context) -> Self {
+    pub(super) fn new(status: u16, ctx: &mut Context) -> Self {
         Self {
             status,
             headers: vec![
@@ -37,12 +37,12 @@ impl Answer {
         }
     }
 
-    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
 
-    fn body(mut self, body: String) -> Self {
+    pub(super) fn body(mut self, body: String) -> Self {
         self.headers
             .push(("content-length", body.len().to_string()));
         self.body = body;
@@ -53,6 +53,12 @@ impl Answer {
 impl Conduct {
     /// The answer that refuses a request. `accept` is the request's `Accept`.
     pub fn refusal(&self, refusal: Refusal, accept: Option<&[u8]>, ctx: &mut Context) -> Answer {
+        if let Some(grpc) = ctx.grpc {
+            let mut answer = grpc::refusal(grpc, &refusal, ctx);
+            answer.close = matches!(refusal, Refusal::BadRequest(_));
+            ctx.refusal = Some(refusal);
+            return answer;
+        }
         let problem = Problem::from(&refusal);
         let (content_type, body) = problem.render(accept, &ctx.id());
         let mut answer = Answer::new(problem.status, ctx)

@@ -6,6 +6,7 @@
 //! sockets and to know any engine's types.
 
 mod answer;
+mod grpc;
 mod report;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::target::Target;
 use crate::upstream::{Picked, Prober};
 
 pub use answer::Answer;
+pub use grpc::Grpc;
 pub use report::Outcome;
 
 /// Between marks of use while an answer flows.
@@ -79,6 +81,7 @@ impl Conduct {
         ctx.request_id = Some(self.stages.request_id(head));
         head.method.clone_into(&mut ctx.method);
         head.path().clone_into(&mut ctx.path);
+        ctx.grpc = Grpc::of(head);
         let client = self.stages.client(head);
         ctx.client = Some(client);
         self.stages.inspect(head, raw)?;

@@ -1,21 +1,22 @@
 //! Who carries accepted connections: the HTTP engine, or the TCP splice.
 
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use patchbay_common::lifecycle::Drain;
 use patchbay_common::request_id::RequestId;
+use patchbay_listen::prepare;
+use patchbay_listen::tls::{Alpn, Live};
 use pingora_core::apps::ServerApp;
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
-use pingora_core::protocols::{GetSocketDigest as _, SocketDigest, Stream};
+use pingora_core::protocols::{ALPN, Ssl as _, Stream};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{Guarded, LiveTls};
+use super::guard::PREFACE;
+use super::{Guarded, Wire};
 use crate::access_log::{AccessLog, Line};
 use crate::error::Refusal;
 use crate::metrics::Metrics;
@@ -37,17 +38,25 @@ pub trait Carry: Send + Sync + 'static {
 /// HTTP, in plaintext or TLS, carried by a Pingora application.
 pub struct HttpCarrier<A> {
     app: Arc<A>,
-    tls: Option<LiveTls>,
+    tls: Option<Arc<Live>>,
+    alpn: Alpn,
     head_patience: Duration,
 }
 
 impl<A> HttpCarrier<A> {
     /// Hands connections to `app`, after a handshake if `tls` is given. The head of a request has
-    /// to be complete within `head_patience`.
-    pub fn new(app: Arc<A>, tls: Option<LiveTls>, head_patience: Duration) -> Self {
+    /// to be complete within `head_patience`. HTTP/2 is spoken if `alpn` has it, in plaintext to
+    /// clients that know of it already (RFC 9113 §3.3).
+    pub fn new(
+        app: Arc<A>,
+        tls: Option<Arc<Live>>,
+        alpn: Alpn,
+        head_patience: Duration,
+    ) -> Self {
         Self {
             app,
             tls,
+            alpn,
             head_patience,
         }
     }
@@ -56,13 +65,32 @@ impl<A> HttpCarrier<A> {
 #[async_trait]
 impl<A: ServerApp + Send + Sync + 'static> Carry for HttpCarrier<A> {
     async fn carry(&self, stream: TcpStream, stopping: watch::Receiver<bool>) {
+        let wire = match (&self.tls, self.alpn) {
+            (None, Alpn::Http2) => match begins_as(&stream, self.head_patience).await {
+                Some(wire) => wire,
+                None => return,
+            },
+            _ => Wire::Http1,
+        };
         let Some(stream) = prepare(stream) else {
             return;
         };
+        let patience = self.head_patience;
         let stream: Stream = match &self.tls {
-            None => Box::new(Guarded::new(stream, self.head_patience)),
-            Some(tls) => match timeout(HANDSHAKE, tls.load_full().tls_handshake(stream)).await {
-                Ok(Ok(stream)) => Box::new(Guarded::new(stream, self.head_patience)),
+            None => Box::new(Guarded::new(stream, wire, patience)),
+            Some(tls) => match timeout(
+                HANDSHAKE,
+                tls.acceptor(self.alpn).tls_handshake(stream),
+            )
+            .await
+            {
+                Ok(Ok(stream)) => {
+                    let wire = match stream.selected_alpn_proto() {
+                        Some(ALPN::H2) => Wire::Http2,
+                        _ => Wire::Http1,
+                    };
+                    Box::new(Guarded::new(stream, wire, patience))
+                }
                 Ok(Err(error)) => {
                     log::debug!("a TLS handshake failed: {error}");
                     return;
@@ -74,18 +102,24 @@ impl<A: ServerApp + Send + Sync + 'static> Carry for HttpCarrier<A> {
     }
 }
 
-/// The socket as Pingora wants it, both addresses known, so that nobody asks the system again.
-fn prepare(stream: TcpStream) -> Option<L4Stream> {
-    let (peer, local) = (stream.peer_addr().ok()?, stream.local_addr().ok()?);
-    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
-    // A fresh digest has no addresses yet.
-    let _ = digest.peer_addr.set(Some(peer.into()));
-    let _ = digest.local_addr.set(Some(local.into()));
-    let mut stream = L4Stream::from(stream);
-    // Small answers must not wait for acknowledgements; a socket that cannot be told still works.
-    let _ = stream.set_nodelay();
-    stream.set_socket_digest(digest);
-    Some(stream)
+/// What the first bytes of a plaintext connection say; they stay where they are. `None` if none
+/// come in time. No method of HTTP/1 begins like the preface, so that a few bytes are enough.
+async fn begins_as(stream: &TcpStream, patience: Duration) -> Option<Wire> {
+    const ENOUGH: usize = 4;
+    /// Between looks at a beginning that comes byte by byte.
+    const PAUSE: Duration = Duration::from_millis(5);
+    let look = async {
+        let mut first = [0; ENOUGH];
+        loop {
+            let count = stream.peek(&mut first).await.ok().filter(|count| *count > 0)?;
+            match first.get(..count)? {
+                begun if !PREFACE.starts_with(begun) => return Some(Wire::Http1),
+                begun if begun.len() == ENOUGH => return Some(Wire::Http2),
+                _ => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    };
+    timeout(patience, look).await.ok().flatten()
 }
 
 /// TCP circuits.

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use dashmap::DashSet;
 
-use super::{Acceptor, Carry, ListenError, bind};
+use patchbay_listen::{ListenError, bind};
+
+use super::{Acceptor, Carry};
 
 /// Between tries for ports that were taken.
 const RETRY: Duration = Duration::from_secs(5);

@@ -10,6 +10,7 @@ use pingora_core::protocols::tls::TlsStream;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
+use super::streams;
 use crate::frontend::{Control, Guarded};
 use crate::stage::{Head, HeaderLookup, HeaderSink, is_hop_by_hop};
 
@@ -28,18 +29,30 @@ impl HeaderLookup for Headers<'_> {
     }
 }
 
-/// The guard of a session's connection; `None` for a stream of HTTP/2, which has no connection of
-/// its own.
-pub(super) fn guard(session: &Session) -> Option<&Control> {
-    let stream = session.as_downstream().stream()?.as_any();
-    stream
+/// Tells the guard of a session's connection, or of its stream where it speaks HTTP/2.
+pub(super) fn with_guard(session: &Session, tell: impl FnOnce(&Control)) {
+    let Some(stream) = session.as_downstream().stream() else {
+        return streams::with_guard(tell);
+    };
+    let stream = stream.as_any();
+    let control = stream
         .downcast_ref::<Guarded<L4Stream>>()
         .map(Guarded::control)
         .or_else(|| {
             stream
                 .downcast_ref::<Guarded<TlsStream<L4Stream>>>()
                 .map(Guarded::control)
-        })
+        });
+    if let Some(control) = control {
+        tell(control);
+    }
+}
+
+/// Whether the client says that it reads trailers (RFC 9110 §10.1.4).
+pub(super) fn takes_trailers(session: &Session) -> bool {
+    let values = session.req_header().headers.get_all("te").into_iter();
+    let mut tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 /// A session's request, with what the stages need beside its headers.

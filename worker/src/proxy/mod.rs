@@ -4,16 +4,20 @@
 //! refusals (`faults`), and upgrades leave its hands (`upgrade`). It refuses to judge requests and
 //! to wait on anything but sockets.
 
+mod account;
 mod adapt;
 mod answer;
 mod faults;
+mod grpc_web;
 mod report;
+mod streams;
 mod upgrade;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use patchbay_common::circuit::Protocol;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -22,7 +26,13 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use crate::conduct::{Conduct, Step};
 use crate::context::Context;
 use crate::error::Refusal;
+use crate::frontend::Control;
+use crate::target::Target;
 use crate::upstream::PeerTemplate;
+
+use account::Account;
+use grpc_web::Bridge;
+pub use streams::Engine;
 
 /// Carries requests by Pingora's engine.
 pub struct Proxy {
@@ -39,8 +49,8 @@ impl Proxy {
     fn pass(&self, session: &Session, ctx: &mut Context) -> Result<Step, Refusal> {
         let view = adapt::View::of(session).ok_or(Refusal::Internal)?;
         let step = self.conduct.pass(&view.head(), view.raw(), ctx)?;
-        if let (Some(guard), Some(target)) = (adapt::guard(session), &ctx.target) {
-            guard.carry(target.closed());
+        if let Some(target) = &ctx.target {
+            adapt::with_guard(session, |guard| guard.carry(target.closed()));
         }
         Ok(step)
     }
@@ -74,20 +84,18 @@ impl Proxy {
 
 #[async_trait]
 impl ProxyHttp for Proxy {
-    type CTX = Context;
+    type CTX = Account;
 
-    fn new_ctx(&self) -> Context {
-        Context::new()
+    fn new_ctx(&self) -> Account {
+        Account::open(&self.conduct)
     }
 
     /// No modules: each costs every request.
     fn init_downstream_modules(&self, _: &mut pingora_core::modules::http::HttpModules) {}
 
-    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Account) -> Result<()> {
         self.conduct.begin(ctx);
-        if let Some(guard) = adapt::guard(session) {
-            guard.head_read();
-        }
+        adapt::with_guard(session, Control::head_read);
         let downstream = session.as_downstream_mut();
         // Setting it unasked would revive a connection the client wants closed.
         if downstream.get_keepalive().is_some() {
@@ -97,7 +105,7 @@ impl ProxyHttp for Proxy {
         Ok(())
     }
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Account) -> Result<bool> {
         let step = match self.pass(session, ctx) {
             Ok(step) => step,
             Err(refusal) => return self.refuse(session, ctx, refusal).await.map(|()| true),
@@ -113,13 +121,17 @@ impl ProxyHttp for Proxy {
         }
     }
 
-    async fn upstream_peer(&self, _: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, _: &mut Session, ctx: &mut Account) -> Result<Box<HttpPeer>> {
         let picked = match self.conduct.pick(ctx) {
             Ok(picked) => picked,
             Err(refusal) => return faults::refuse(ctx, refusal),
         };
         match picked.upstream.address().await {
-            Ok(address) => Ok(Box::new(self.peers.http1(address))),
+            Ok(address) => {
+                let circuit = ctx.target.as_ref().and_then(Target::circuit);
+                let protocol = circuit.map_or(Protocol::Http, |live| live.circuit.protocol);
+                Ok(Box::new(self.peers.speaking(protocol, address)))
+            }
             Err(cause) => {
                 log::debug!("{} does not resolve: {cause}", picked.upstream.label);
                 self.conduct.prober.report_fault(&picked.upstream);
@@ -132,16 +144,36 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        ctx: &mut Context,
+        ctx: &mut Account,
     ) -> Result<()> {
-        self.prepare(session, request, ctx)
+        let trailers = adapt::takes_trailers(session);
+        self.prepare(session, request, ctx)?;
+        if !ctx.speaks_http2() {
+            return Ok(());
+        }
+        if trailers {
+            // Of one connection only, but gRPC's servers insist on it.
+            request.insert_header("te", "trailers")?;
+        }
+        ctx.bridge = Bridge::of(ctx.grpc);
+        ctx.bridge.request(request)
+    }
+
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<bytes::Bytes>,
+        end: bool,
+        ctx: &mut Account,
+    ) -> Result<()> {
+        ctx.bridge.request_body(body, end)
     }
 
     fn fail_to_connect(
         &self,
         _: &mut Session,
         _: &HttpPeer,
-        ctx: &mut Context,
+        ctx: &mut Account,
         mut error: Box<Error>,
     ) -> Box<Error> {
         let another = self.conduct.unreachable(ctx);
@@ -156,7 +188,7 @@ impl ProxyHttp for Proxy {
         _: &HttpPeer,
         _: std::os::unix::io::RawFd,
         _: Option<&pingora_core::protocols::Digest>,
-        ctx: &mut Context,
+        ctx: &mut Account,
     ) -> Result<()> {
         self.conduct.connected(ctx);
         Ok(())
@@ -166,21 +198,32 @@ impl ProxyHttp for Proxy {
         &self,
         _: &mut Session,
         answer: &mut ResponseHeader,
-        ctx: &mut Context,
+        ctx: &mut Account,
     ) -> Result<()> {
         if answer.status.is_informational() {
             return Ok(());
         }
-        self.dress(answer, ctx)
+        self.dress(answer, ctx)?;
+        ctx.bridge.answer(answer)
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        _: &mut Session,
+        trailers: &mut http::HeaderMap,
+        ctx: &mut Account,
+    ) -> Result<Option<bytes::Bytes>> {
+        Ok(ctx.bridge.trailers(trailers))
     }
 
     fn response_body_filter(
         &self,
         _: &mut Session,
-        _: &mut Option<bytes::Bytes>,
+        body: &mut Option<bytes::Bytes>,
         _: bool,
-        ctx: &mut Context,
+        ctx: &mut Account,
     ) -> Result<Option<Duration>> {
+        ctx.bridge.answer_body(body);
         self.conduct.flows(ctx);
         Ok(None)
     }
@@ -189,30 +232,28 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         error: &Error,
-        ctx: &mut Context,
+        ctx: &mut Account,
     ) -> FailToProxy {
         self.answer_failure(session, error, ctx).await
     }
 
     /// Every failure has its line in the access log; Pingora's would say it a second time.
-    fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &Account, _: &Error) -> bool {
         true
     }
 
     fn suppress_proxy_warn_log(
         &self,
         _: &Session,
-        _: &Context,
+        _: &Account,
         _: &Error,
         _: pingora_proxy::ProxyWarnLogContext,
     ) -> bool {
         true
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Account) {
         self.report(session, error, ctx);
-        if let Some(guard) = adapt::guard(session) {
-            guard.rest();
-        }
+        adapt::with_guard(session, Control::rest);
     }
 }

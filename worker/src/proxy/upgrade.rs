@@ -9,6 +9,7 @@ use pingora_proxy::Session;
 use super::{Proxy, adapt};
 use crate::context::Context;
 use crate::error::Refusal;
+use crate::frontend::Control;
 use crate::stream::{Meter, mark_while, tcp, websocket};
 use crate::target::Target;
 
@@ -65,9 +66,7 @@ impl Proxy {
             return;
         };
         let _open = self.conduct.metrics.websocket_opened();
-        if let Some(guard) = adapt::guard(session) {
-            guard.free();
-        }
+        adapt::with_guard(session, Control::free);
         let meter = Arc::new(Meter::default());
         let carrying = websocket::carry(session, upstream, &meter, target.closed());
         let spliced = match target.circuit() {
