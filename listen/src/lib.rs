@@ -5,6 +5,7 @@
 //! It refuses to accept connections and to know what is spoken over them: each program runs the
 //! loops it needs.
 
+pub mod proxy_protocol;
 pub mod tls;
 
 mod socket;

@@ -41,9 +41,11 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
 }
 
 /// The connection as Pingora wants it, both addresses known, so that nobody asks the system
-/// again. `None` if the client is gone already.
-pub fn prepare(stream: TcpStream) -> Option<L4Stream> {
+/// again. `client` is who a balancer says the client is, where one does. `None` if the client is
+/// gone already.
+pub fn prepare(stream: TcpStream, client: Option<SocketAddr>) -> Option<L4Stream> {
     let (peer, local) = (stream.peer_addr().ok()?, stream.local_addr().ok()?);
+    let peer = client.unwrap_or(peer);
     let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
     // A fresh digest has no addresses yet.
     let _ = digest.peer_addr.set(Some(peer.into()));

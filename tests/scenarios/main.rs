@@ -5,11 +5,16 @@
 
 mod a_python_coordinator_is_served;
 mod an_opening_is_routable_when_answered;
+mod balancers_say_who_the_client_is;
 mod bodies_stream_both_ways;
+mod certificates_are_chosen_by_name;
 mod errors_for_people_and_programs;
+mod grpc_through_a_circuit;
 mod hop_by_hop_headers_stay_here;
+mod http2_frame_by_frame;
 mod idle_circuits_are_collected;
 mod inference_asks_for_a_token;
+mod malformed_requests_are_refused;
 mod mistakes_are_reported_at_check;
 mod open_an_app_by_port;
 mod open_an_app_by_subdomain;

@@ -24,6 +24,8 @@ pub enum Signal {
     Int,
     /// SIGKILL.
     Kill,
+    /// SIGHUP: read certificates anew.
+    Hangup,
     /// SIGSTOP: frozen, sockets open.
     Stop,
     /// SIGCONT: goes on after [`Signal::Stop`].
@@ -36,6 +38,7 @@ impl Signal {
             Self::Term => "TERM",
             Self::Int => "INT",
             Self::Kill => "KILL",
+            Self::Hangup => "HUP",
             Self::Stop => "STOP",
             Self::Continue => "CONT",
         }

@@ -28,6 +28,10 @@ pub struct Parts {
     pub servers: bool,
     /// Where the worker's slots are.
     pub frontend: Frontend,
+    /// What the worker's circuits speak.
+    pub protocol: String,
+    /// Lines of TLS added to the worker's own section, or empty.
+    pub tls: String,
     /// Sections added to the coordinator's file.
     pub coordinator: String,
     /// Sections added to the worker's file.
@@ -40,6 +44,8 @@ impl Parts {
         Self {
             servers: false,
             frontend: Frontend::Ports(8),
+            protocol: "http".into(),
+            tls: String::new(),
             coordinator: String::new(),
             worker: String::new(),
         }
@@ -64,6 +70,20 @@ impl Parts {
     #[must_use]
     pub fn wildcard(mut self) -> Self {
         self.frontend = Frontend::Wildcard;
+        self
+    }
+
+    /// With circuits that speak this.
+    #[must_use]
+    pub fn protocol(mut self, protocol: &str) -> Self {
+        protocol.clone_into(&mut self.protocol);
+        self
+    }
+
+    /// With a worker that listens by TLS as these lines say.
+    #[must_use]
+    pub fn tls(mut self, settings: &str) -> Self {
+        settings.clone_into(&mut self.tls);
         self
     }
 
@@ -136,6 +156,9 @@ impl Rig {
         let mut plan = Plan::new(parts.frontend, coordinator.url());
         plan.redis = section;
         plan.more = parts.worker;
+        plan.protocol = parts.protocol;
+        plan.tls = !parts.tls.is_empty();
+        plan.settings = parts.tls;
         let worker = Worker::start(folder.path(), &plan).await?;
         let opener = Opener::new(&coordinator.url())?;
         Ok(Self {

@@ -14,12 +14,12 @@ use patchbay_common::config::{
 use patchbay_common::permit::PermitKey;
 use patchbay_common::token::TokenKey;
 use patchbay_common::worker::AppFilter;
-use patchbay_listen::tls;
+use patchbay_listen::{proxy_protocol, tls};
 
 mod sections;
 
 pub use sections::{Cors, Http2, Permit, Server, Sync, Timeouts};
-use sections::{PortProxy, ProxyWorker, WildcardDomain};
+use sections::{PortProxy, ProxyProtocolSection, ProxyWorker, WildcardDomain};
 
 /// Where the file may be.
 pub const DISCOVERY: Discovery = Discovery {
@@ -90,6 +90,8 @@ pub struct Config {
     pub cors: Cors,
     /// `[http2]`.
     pub http2: Http2,
+    /// `[proxy_protocol]`.
+    pub proxy_protocol: ProxyProtocol,
 }
 
 /// Where the worker's slots are.
@@ -125,6 +127,15 @@ impl Frontend {
             Self::Wildcard { .. } => FrontendMode::Wildcard,
         }
     }
+}
+
+/// Who clients are, said by balancers in front and to apps behind.
+#[derive(Clone, Debug)]
+pub struct ProxyProtocol {
+    /// Peers whose connections begin with a header, always. No other peer is believed.
+    pub trusted: Vec<IpNet>,
+    /// What connections of TCP circuits to apps begin with.
+    pub upstream: Option<proxy_protocol::Version>,
 }
 
 /// How Redis is reached.
@@ -184,10 +195,10 @@ impl Config {
                 .unwrap_or_else(|| worker.api_bind_addr.clone()),
             tls: tls(l, &worker),
             tls_advertised: worker.tls_advertised,
-            trusted_proxies: networks(l, "trusted_proxies", &worker.trusted_proxies.0),
+            trusted_proxies: networks(l, "proxy_worker.trusted_proxies", &worker.trusted_proxies.0),
             metric_access: networks(
                 l,
-                "metric_access_allowed_hosts",
+                "proxy_worker.metric_access_allowed_hosts",
                 &worker.metric_access_allowed_hosts.0,
             ),
             redis: redis.address(l).map(|address| RedisSettings {
@@ -205,6 +216,7 @@ impl Config {
             sync: l.section("sync", Strictness::Ours),
             cors: l.section("cors", Strictness::Ours),
             http2: l.section("http2", Strictness::Ours),
+            proxy_protocol: proxy_protocol(l),
         };
         config.cross_check(l);
         loader.finish()?;
@@ -403,13 +415,21 @@ fn tls(loader: &mut Loader, worker: &ProxyWorker) -> Option<tls::Plan> {
     )
 }
 
+fn proxy_protocol(loader: &mut Loader) -> ProxyProtocol {
+    let section: ProxyProtocolSection = loader.section("proxy_protocol", Strictness::Ours);
+    ProxyProtocol {
+        trusted: networks(loader, "proxy_protocol.trusted", &section.trusted.0),
+        upstream: section.upstream,
+    }
+}
+
 fn networks(loader: &mut Loader, key: &str, entries: &[String]) -> Vec<IpNet> {
     let mut out = Vec::new();
     for entry in entries {
         match parse_network(entry.trim()) {
             Some(network) => out.push(network),
             None => loader.mistake(Mistake::new(
-                format!("{WORKER}.{key}"),
+                key,
                 format!("`{entry}` is neither an address nor a network"),
             )),
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use dashmap::DashSet;
+use ipnet::IpNet;
 use patchbay_common::circuit::{Protocol, Slot};
 use patchbay_common::lifecycle::{Drain, Notify, Outcome, at_every_hangup};
 use patchbay_listen::{ListenError, bind, tls};
@@ -294,7 +295,7 @@ impl BackgroundService for Traffic {
             Arc::clone(&link),
             Arc::clone(&metrics),
         ));
-        let api = self.acceptor(self.carrier(admin, tls::Alpn::Http1));
+        let api = self.acceptor(self.carrier(admin, tls::Purpose::OpenApi));
         let traffic = async {
             link.ready().await;
             Notify.ready(&format!("{} circuits", rooms.table.len()));
@@ -305,7 +306,7 @@ impl BackgroundService for Traffic {
             } else {
                 let proxy = self.http(&link, &metrics, tickets);
                 let proxy = Arc::new(Engine::new(&self.conf, proxy, &config.http2));
-                let carrier = self.carrier(Arc::clone(&proxy), tls::Alpn::Http2);
+                let carrier = self.carrier(Arc::clone(&proxy), tls::Purpose::Traffic);
                 serve(sockets.traffic, self.acceptor(carrier)).await;
                 // Idle connections are told now; the others after their request.
                 proxy.http_cleanup().await;
@@ -339,9 +340,13 @@ impl Traffic {
         )
     }
 
-    fn carrier<A>(&self, app: Arc<A>, alpn: tls::Alpn) -> HttpCarrier<A> {
+    fn trusted(&self) -> Arc<[IpNet]> {
+        self.rooms.config.proxy_protocol.trusted.as_slice().into()
+    }
+
+    fn carrier<A>(&self, app: Arc<A>, purpose: tls::Purpose) -> HttpCarrier<A> {
         let patience = self.rooms.config.timeouts.request_head.0;
-        HttpCarrier::new(app, self.tls.clone(), alpn, patience)
+        HttpCarrier::new(app, self.tls.clone(), purpose, patience, self.trusted())
     }
 
     fn http(&self, link: &Link, metrics: &Arc<Metrics>, tickets: Arc<Tickets>) -> Proxy {
@@ -372,6 +377,8 @@ impl Traffic {
             metrics: Arc::clone(metrics),
             access_log: Arc::clone(&rooms.access_log),
             drain: rooms.drain.clone(),
+            trusted: self.trusted(),
+            announce: rooms.config.proxy_protocol.upstream,
         }
     }
 }

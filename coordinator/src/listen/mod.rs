@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use patchbay_common::lifecycle::Drain;
 use patchbay_listen::prepare;
-use patchbay_listen::tls::{Alpn, Live};
+use patchbay_listen::tls::{Live, Purpose};
 use pingora_core::apps::ServerApp;
 use pingora_core::listeners::tls::Acceptor as TlsAcceptor;
 use pingora_core::protocols::Stream;
@@ -55,7 +55,7 @@ pub async fn accept<A: ServerApp + Send + Sync + 'static>(
                 failing = false;
                 let (app, tls, shutdown) = (
                     Arc::clone(&app),
-                    tls.as_ref().map(|tls| tls.acceptor(Alpn::Http1)),
+                    tls.as_ref().map(|tls| tls.acceptor(Purpose::Api)),
                     shutdown.clone(),
                 );
                 tokio::spawn(async move {
@@ -78,7 +78,7 @@ pub async fn accept<A: ServerApp + Send + Sync + 'static>(
 
 /// The connection as a Pingora stream, both its addresses known; `None` if it came to nothing.
 async fn open(stream: TcpStream, tls: Option<Arc<TlsAcceptor>>) -> Option<Stream> {
-    let stream = prepare(stream)?;
+    let stream = prepare(stream, None)?;
     let Some(tls) = tls else {
         return Some(Box::new(stream));
     };

@@ -90,6 +90,8 @@ pub struct Expiry {
 /// Everything read from the files.
 pub(super) struct Loaded {
     pub(super) config: ServerConfig,
+    /// The same, but clients are not asked for certificates.
+    pub(super) open: ServerConfig,
     pub(super) expiries: Vec<Expiry>,
 }
 
@@ -129,28 +131,35 @@ pub(super) fn load(plan: &Plan) -> Result<Loaded, TlsErrors> {
     if !mistakes.is_empty() {
         return Err(TlsErrors(mistakes));
     }
-    match server_config(plan.minimum_version, provider, clients, choice) {
-        Ok(config) => Ok(Loaded { config, expiries }),
-        Err(cause) => Err(TlsErrors(vec![TlsError::Unusable(cause)])),
+    let choice = Arc::new(choice);
+    let config = |clients| server_config(plan.minimum_version, &provider, clients, &choice);
+    match (config(clients), config(None)) {
+        (Ok(config), Ok(open)) => Ok(Loaded {
+            config,
+            open,
+            expiries,
+        }),
+        (Err(cause), _) | (_, Err(cause)) => Err(TlsErrors(vec![TlsError::Unusable(cause)])),
     }
 }
 
 fn server_config(
     minimum: Version,
-    provider: Arc<CryptoProvider>,
+    provider: &Arc<CryptoProvider>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
-    choice: Choice,
+    choice: &Arc<Choice>,
 ) -> Result<ServerConfig, rustls::Error> {
     let versions: &[_] = match minimum {
         Version::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         Version::Tls13 => &[&rustls::version::TLS13],
     };
-    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions)?;
+    let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(versions)?;
     let builder = match clients {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_cert_resolver(Arc::new(choice));
+    let mut config = builder.with_cert_resolver(Arc::clone(choice) as _);
     // Sessions are resumed by tickets, so that nothing is kept for a client that is gone. The
     // keys go with the configuration: a changed authority is asked anew.
     config.ticketer = rustls::crypto::ring::Ticketer::new()?;
@@ -165,8 +174,8 @@ struct Facts {
 
 impl Facts {
     fn of(certificate: &CertificateDer<'_>) -> Result<Self, String> {
-        let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
-            .map_err(|cause| cause.to_string())?;
+        let (_, parsed) =
+            x509_parser::parse_x509_certificate(certificate).map_err(|cause| cause.to_string())?;
         let alternatives = parsed
             .subject_alternative_name()
             .map_err(|cause| cause.to_string())?;
@@ -194,8 +203,7 @@ impl Facts {
 }
 
 fn read_chain(key: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let chain: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
     let error = |cause: rustls::pki_types::pem::Error| TlsError::Certificate {
         key: key.to_owned(),
         file: file.to_owned(),

@@ -6,17 +6,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use pingora_core::listeners::tls::Acceptor;
+use rustls::ServerConfig;
 
 use super::certificates::{Expiry, TlsErrors, load};
 use super::settings::Plan;
 
-/// What a listener offers to speak, by RFC 7301.
+/// What a listener is for, which decides what is spoken (RFC 7301) and who is asked for a
+/// certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Alpn {
-    /// HTTP/1.1 only.
-    Http1,
-    /// HTTP/2 by preference.
-    Http2,
+pub enum Purpose {
+    /// An API that clients show certificates to, if any are asked for: HTTP/1.1.
+    Api,
+    /// An API that probes and other programs of ours call, too: HTTP/1.1, nobody is asked for a
+    /// certificate.
+    OpenApi,
+    /// Traffic: HTTP/2 by preference.
+    Traffic,
 }
 
 /// TLS with the certificates in use. A connection keeps the one it began with.
@@ -28,8 +33,9 @@ pub struct Live {
 }
 
 struct Current {
-    http1: Arc<Acceptor>,
-    http2: Arc<Acceptor>,
+    api: Arc<Acceptor>,
+    open_api: Arc<Acceptor>,
+    traffic: Arc<Acceptor>,
     expiries: Vec<Expiry>,
 }
 
@@ -52,11 +58,12 @@ impl Live {
     }
 
     /// What new connections shake hands with.
-    pub fn acceptor(&self, alpn: Alpn) -> Arc<Acceptor> {
+    pub fn acceptor(&self, purpose: Purpose) -> Arc<Acceptor> {
         let current = self.current.load();
-        Arc::clone(match alpn {
-            Alpn::Http1 => &current.http1,
-            Alpn::Http2 => &current.http2,
+        Arc::clone(match purpose {
+            Purpose::Api => &current.api,
+            Purpose::OpenApi => &current.open_api,
+            Purpose::Traffic => &current.traffic,
         })
     }
 
@@ -104,14 +111,18 @@ impl Live {
 impl Current {
     fn load(plan: &Plan) -> Result<Self, TlsErrors> {
         let loaded = load(plan)?;
-        let acceptor = |protocols: &[&str]| {
-            let mut config = loaded.config.clone();
-            config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let acceptor = |config: &ServerConfig, protocols: &[&str]| {
+            let mut config = config.clone();
+            config.alpn_protocols = protocols
+                .iter()
+                .map(|name| name.as_bytes().to_vec())
+                .collect();
             Arc::new(Acceptor::from_server_config(Arc::new(config)))
         };
         Ok(Self {
-            http1: acceptor(&["http/1.1"]),
-            http2: acceptor(&["h2", "http/1.1"]),
+            api: acceptor(&loaded.config, &["http/1.1"]),
+            open_api: acceptor(&loaded.open, &["http/1.1"]),
+            traffic: acceptor(&loaded.config, &["h2", "http/1.1"]),
             expiries: loaded.expiries,
         })
     }

@@ -9,5 +9,5 @@ mod live;
 mod settings;
 
 pub use certificates::{Expiry, TlsError, TlsErrors};
-pub use live::{Alpn, Live};
+pub use live::{Live, Purpose};
 pub use settings::{CertificateFiles, ClientCertificates, Incumbent, Plan, Version, read};

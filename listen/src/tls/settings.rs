@@ -13,7 +13,7 @@ pub struct Plan {
     pub certificates: Vec<CertificateFiles>,
     /// The oldest version spoken.
     pub minimum_version: Version,
-    /// Whether clients show certificates.
+    /// Whether clients show certificates: of the worker its traffic, of the coordinator its API.
     pub clients: ClientCertificates,
     /// Whose signature on a client's certificate counts, PEM.
     pub client_ca: Option<PathBuf>,

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use patchbay_listen::tls::Alpn;
 use patchbay_common::event::Change;
 use patchbay_common::token::SetupClaims;
+use patchbay_listen::tls::Purpose;
 use reqwest::{Client, Method, Response};
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -49,8 +49,9 @@ impl Api {
         let carrier = Arc::new(HttpCarrier::new(
             Arc::new(admin),
             None,
-            Alpn::Http1,
+            Purpose::OpenApi,
             Duration::from_secs(30),
+            Arc::new([]),
         ));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

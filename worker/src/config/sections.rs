@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use patchbay_common::circuit::{AppMode, Protocol};
 use patchbay_common::config::{ByteSize, HostPort, Seconds};
 use patchbay_common::worker::AppFilter;
+use patchbay_listen::proxy_protocol::Version;
 use serde::{Deserialize, Deserializer};
 
 /// `[proxy_worker]` (contract/config.md §4).
@@ -236,4 +237,14 @@ impl Default for Http2 {
             max_upstream_streams: NonZeroU32::new(256).unwrap_or(NonZeroU32::MIN),
         }
     }
+}
+
+/// `[proxy_protocol]`: who clients are, said by balancers in front and to apps behind.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ProxyProtocolSection {
+    /// Peers whose connections begin with a header, always. No other peer is believed.
+    pub(super) trusted: Texts,
+    /// What connections of TCP circuits to apps begin with.
+    pub(super) upstream: Option<Version>,
 }

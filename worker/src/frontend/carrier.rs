@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use ipnet::IpNet;
 use patchbay_common::lifecycle::Drain;
 use patchbay_common::request_id::RequestId;
 use patchbay_listen::prepare;
-use patchbay_listen::tls::{Alpn, Live};
+use patchbay_listen::proxy_protocol::{self, ProxyProtocolError};
+use patchbay_listen::tls::{Live, Purpose};
 use pingora_core::apps::ServerApp;
 use pingora_core::protocols::{ALPN, Ssl as _, Stream};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -25,7 +28,7 @@ use crate::sync::Activity;
 use crate::table::{LiveCircuit, Table};
 use crate::upstream::{PeerTemplate, Prober};
 
-/// Longest a TLS handshake may take.
+/// Longest a TLS handshake may take, or the header of a balancer.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Takes a connection from its first byte to its last.
@@ -39,67 +42,81 @@ pub trait Carry: Send + Sync + 'static {
 pub struct HttpCarrier<A> {
     app: Arc<A>,
     tls: Option<Arc<Live>>,
-    alpn: Alpn,
+    purpose: Purpose,
     head_patience: Duration,
+    /// Peers that say who the client is.
+    trusted: Arc<[IpNet]>,
 }
 
 impl<A> HttpCarrier<A> {
     /// Hands connections to `app`, after a handshake if `tls` is given. The head of a request has
-    /// to be complete within `head_patience`. HTTP/2 is spoken if `alpn` has it, in plaintext to
-    /// clients that know of it already (RFC 9113 §3.3).
+    /// to be complete within `head_patience`. HTTP/2 is spoken where traffic is, in plaintext
+    /// to clients that know of it already (RFC 9113 §3.3). Peers in `trusted` say first who the
+    /// client is.
     pub fn new(
         app: Arc<A>,
         tls: Option<Arc<Live>>,
-        alpn: Alpn,
+        purpose: Purpose,
         head_patience: Duration,
+        trusted: Arc<[IpNet]>,
     ) -> Self {
         Self {
             app,
             tls,
-            alpn,
+            purpose,
             head_patience,
+            trusted,
         }
     }
 }
 
 #[async_trait]
 impl<A: ServerApp + Send + Sync + 'static> Carry for HttpCarrier<A> {
-    async fn carry(&self, stream: TcpStream, stopping: watch::Receiver<bool>) {
-        let wire = match (&self.tls, self.alpn) {
-            (None, Alpn::Http2) => match begins_as(&stream, self.head_patience).await {
+    async fn carry(&self, mut stream: TcpStream, stopping: watch::Receiver<bool>) {
+        let Ok(client) = told(&mut stream, &self.trusted).await else {
+            return;
+        };
+        let wire = match (&self.tls, self.purpose) {
+            (None, Purpose::Traffic) => match begins_as(&stream, self.head_patience).await {
                 Some(wire) => wire,
                 None => return,
             },
             _ => Wire::Http1,
         };
-        let Some(stream) = prepare(stream) else {
+        let Some(stream) = prepare(stream, client) else {
             return;
         };
         let patience = self.head_patience;
         let stream: Stream = match &self.tls {
             None => Box::new(Guarded::new(stream, wire, patience)),
-            Some(tls) => match timeout(
-                HANDSHAKE,
-                tls.acceptor(self.alpn).tls_handshake(stream),
-            )
-            .await
-            {
-                Ok(Ok(stream)) => {
-                    let wire = match stream.selected_alpn_proto() {
-                        Some(ALPN::H2) => Wire::Http2,
-                        _ => Wire::Http1,
-                    };
-                    Box::new(Guarded::new(stream, wire, patience))
+            Some(tls) => {
+                match timeout(HANDSHAKE, tls.acceptor(self.purpose).tls_handshake(stream)).await {
+                    Ok(Ok(stream)) => {
+                        let wire = match stream.selected_alpn_proto() {
+                            Some(ALPN::H2) => Wire::Http2,
+                            _ => Wire::Http1,
+                        };
+                        Box::new(Guarded::new(stream, wire, patience))
+                    }
+                    Ok(Err(error)) => {
+                        log::debug!("a TLS handshake failed: {error}");
+                        return;
+                    }
+                    Err(_) => return,
                 }
-                Ok(Err(error)) => {
-                    log::debug!("a TLS handshake failed: {error}");
-                    return;
-                }
-                Err(_) => return,
-            },
+            }
         };
         self.app.process_new(stream, &stopping).await;
     }
+}
+
+/// Who the client is, if the peer is one that says so.
+async fn told(
+    stream: &mut TcpStream,
+    trusted: &[IpNet],
+) -> Result<Option<SocketAddr>, ProxyProtocolError> {
+    let told = proxy_protocol::take_if_trusted(stream, trusted, HANDSHAKE).await;
+    told.inspect_err(|error| log::debug!("{error}"))
 }
 
 /// What the first bytes of a plaintext connection say; they stay where they are. `None` if none
@@ -111,7 +128,11 @@ async fn begins_as(stream: &TcpStream, patience: Duration) -> Option<Wire> {
     let look = async {
         let mut first = [0; ENOUGH];
         loop {
-            let count = stream.peek(&mut first).await.ok().filter(|count| *count > 0)?;
+            let count = stream
+                .peek(&mut first)
+                .await
+                .ok()
+                .filter(|count| *count > 0)?;
             match first.get(..count)? {
                 begun if !PREFACE.starts_with(begun) => return Some(Wire::Http1),
                 begun if begun.len() == ENOUGH => return Some(Wire::Http2),
@@ -140,14 +161,22 @@ pub struct TcpCarrier {
     pub access_log: Arc<AccessLog>,
     /// Counts what is in flight.
     pub drain: Drain,
+    /// Peers that say who the client is.
+    pub trusted: Arc<[IpNet]>,
+    /// How apps are told who the client is, if they are.
+    pub announce: Option<proxy_protocol::Version>,
 }
 
 #[async_trait]
 impl Carry for TcpCarrier {
-    async fn carry(&self, stream: TcpStream, _stopping: watch::Receiver<bool>) {
+    async fn carry(&self, mut stream: TcpStream, _stopping: watch::Receiver<bool>) {
+        let Ok(told) = told(&mut stream, &self.trusted).await else {
+            return;
+        };
         let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
             return;
         };
+        let peer = told.unwrap_or(peer);
         let _in_flight = self.drain.enter();
         let (id, started) = (RequestId::generate(), Instant::now());
         let mut line = Line {
@@ -209,6 +238,17 @@ impl TcpCarrier {
             return (Some(circuit), Err(Refusal::ClientAddress));
         }
         let dialled = tcp::dial(&circuit.upstreams, &self.peers, &self.prober).await;
+        let dialled = match (dialled, self.announce) {
+            (Ok((picked, mut upstream)), Some(version)) => {
+                let header = proxy_protocol::announce(version, peer, local);
+                // A fresh connection has room for it.
+                match upstream.write_all(&header).await {
+                    Ok(()) => Ok((picked, upstream)),
+                    Err(_) => Err(Refusal::UpstreamBroke),
+                }
+            }
+            (dialled, _) => dialled,
+        };
         (Some(circuit), dialled)
     }
 }

@@ -187,7 +187,9 @@ impl Metrics {
         // Of certificates that are no longer in use nothing is said.
         gauges.certificates.reset();
         for expiry in self.tls.iter().flat_map(|tls| tls.expiries()) {
-            let gauge = gauges.certificates.with_label_values(&[&*expiry.certificate]);
+            let gauge = gauges
+                .certificates
+                .with_label_values(&[&*expiry.certificate]);
             gauge.set(expiry.not_after);
         }
     }

@@ -79,8 +79,8 @@ impl Bridge {
             return Ok(());
         }
         let content_type = answer.headers.get("content-type");
-        let is_grpc = content_type
-            .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        let is_grpc =
+            content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
         if !is_grpc {
             // An answer of something else, which passes as it is.
             *self = Self::None;
