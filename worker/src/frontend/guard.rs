@@ -106,6 +106,9 @@ pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The preface, and the head of the frame of settings that has to follow.
 const OPENING: usize = PREFACE.len() + 9;
+/// Where the kind of that frame stands, and which it is (RFC 9113 §3.4, §4.1, §6.5).
+const FIRST_FRAME_KIND: usize = PREFACE.len() + 3;
+const SETTINGS: u8 = 4;
 
 /// A connection under guard.
 pub struct Guarded<S> {
@@ -192,8 +195,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
         }
         match (&polled, self.control.phase()) {
             (Poll::Ready(_), phase::HEAD) if self.wire == Wire::Http2 => {
-                let came = buffer.filled().len() - filled;
-                self.opening = self.opening.saturating_sub(came);
+                let came = buffer.filled().get(filled..).unwrap_or_default();
+                // The library does not mind which frame comes first.
+                let kind = (OPENING - self.opening..).zip(came);
+                let mut kind = kind.filter(|(place, _)| *place == FIRST_FRAME_KIND);
+                if kind.any(|(_, kind)| *kind != SETTINGS) {
+                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                }
+                self.opening = self.opening.saturating_sub(came.len());
                 if self.opening == 0 {
                     self.control.free();
                 }
