@@ -12,6 +12,7 @@ use patchbay_common::config::{
     Strictness, environment,
 };
 use patchbay_common::token::TokenKey;
+use patchbay_listen::tls;
 
 use crate::publish::redis::RedisSettings;
 use crate::store::PostgresConfig;
@@ -44,7 +45,7 @@ pub struct Config {
     /// Base URL under which clients reach it, without a trailing slash.
     pub advertise_url: String,
     /// TLS of the API.
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<tls::Plan>,
     /// `POST /v2/conf` needs no credential.
     pub allow_unauthorized_configure: bool,
     /// Time without use after which a circuit is idle.
@@ -69,15 +70,6 @@ pub struct Config {
     pub audit: Audit,
     /// `[failover]`.
     pub failover: Failover,
-}
-
-/// Certificate chain and private key, PEM.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TlsFiles {
-    /// Certificate chain.
-    pub cert: PathBuf,
-    /// Private key.
-    pub key: PathBuf,
 }
 
 /// Where the state is kept.
@@ -289,23 +281,16 @@ fn advertise_url(section: &ProxyCoordinator) -> String {
     format!("{}://{address}", if tls { "https" } else { "http" })
 }
 
-fn tls(loader: &mut Loader, section: &ProxyCoordinator) -> Option<TlsFiles> {
-    if !section.tls_listen {
-        return None;
-    }
-    let files = TlsFiles {
-        cert: loader.require(COORDINATOR, "tls_cert", section.tls_cert.clone()),
-        key: loader.require(COORDINATOR, "tls_privkey", section.tls_privkey.clone()),
-    };
-    for (key, path) in [("tls_cert", &files.cert), ("tls_privkey", &files.key)] {
-        if let Err(cause) = std::fs::File::open(path)
-            && !path.as_os_str().is_empty()
-        {
-            let problem = format!("{} cannot be read: {cause}", path.display());
-            loader.mistake(Mistake::new(format!("{COORDINATOR}.{key}"), problem));
-        }
-    }
-    Some(files)
+fn tls(loader: &mut Loader, section: &ProxyCoordinator) -> Option<tls::Plan> {
+    tls::read(
+        loader,
+        tls::Incumbent {
+            section: COORDINATOR,
+            listen: section.tls_listen,
+            cert: section.tls_cert.as_deref(),
+            privkey: section.tls_privkey.as_deref(),
+        },
+    )
 }
 
 fn networks(loader: &mut Loader, entries: &[String]) -> Vec<IpNet> {

@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use patchbay_common::config::{Loader, Mistake};
 use patchbay_common::lifecycle::{Drain, Notify, Outcome, at_every_hangup};
+use patchbay_listen::{bind, tls};
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
@@ -22,9 +22,9 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, Api, ApiSettings, App, Health, Metrics, Relay};
 use crate::circuits::{Closer, Endpoints, FailOver, Opener};
 use crate::collect::{Collector, LastUses};
-use crate::config::{Config, Database, TlsFiles};
+use crate::config::{Config, Database};
 use crate::lease::Lease;
-use crate::listen::{LiveTls, accept, bind, load_tls, reload_tls};
+use crate::listen::accept;
 use crate::publish::redis::Redis;
 use crate::publish::{Acknowledgements, Bus, Outbox, Publisher, Streams};
 use crate::registry::{Marks, Registry, watch_over};
@@ -40,13 +40,8 @@ const LAST_NOTES: Duration = Duration::from_secs(2);
 /// Loads what the start would load, without keeping it, and notes what is wrong. The database is
 /// asked only if its section is good: a wrong one would be asked in vain.
 pub fn examine(config: &Config, loader: &mut Loader) {
-    if let Some(files) = &config.tls
-        && !["tls_cert", "tls_privkey"]
-            .iter()
-            .any(|key| loader.is_mistaken(&format!("proxy_coordinator.{key}")))
-        && let Err(error) = load_tls(files)
-    {
-        loader.mistake(Mistake::of_line(&format!("proxy_coordinator.{error}")));
+    if let Some(plan) = &config.tls {
+        tls::examine(plan, loader);
     }
     // Port 0: the check must not mind a coordinator that is running.
     if let Err(error) = bind(SocketAddr::new(config.bind.ip(), 0)) {
@@ -125,12 +120,11 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         log::warn!("the limit on open files cannot be raised: {error}");
     }
-    let tls = config.tls.as_ref().map(load_tls).transpose();
-    let tls = tls.context("proxy_coordinator")?;
-    let tls = tls.map(|tls| Arc::new(ArcSwap::new(tls)));
+    let tls = config.tls.clone().map(tls::Live::load).transpose();
+    let tls = tls?.map(Arc::new);
     let socket = bind(config.bind).context("proxy_coordinator.bind_addr")?;
     migrate(&config)?;
-    let rooms = Arc::new(Rooms::new(&config)?);
+    let rooms = Arc::new(Rooms::new(&config, tls.clone())?);
     let app = rooms.app(&config);
 
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
@@ -155,7 +149,6 @@ pub fn run(config: Config) -> anyhow::Result<()> {
             app: Arc::new(Api::new(api::router(app), rooms.drain.clone())),
             rooms: Arc::clone(&rooms),
             socket: Mutex::new(Some(socket)),
-            files: config.tls.clone(),
             tls,
         },
     );
@@ -204,8 +197,8 @@ struct Rooms {
 }
 
 impl Rooms {
-    fn new(config: &Config) -> anyhow::Result<Self> {
-        let metrics = Arc::new(Metrics::new().context("the metrics cannot be registered")?);
+    fn new(config: &Config, tls: Option<Arc<tls::Live>>) -> anyhow::Result<Self> {
+        let metrics = Arc::new(Metrics::new(tls).context("the metrics cannot be registered")?);
         let relay = config.relay.enabled.then(Relay::new).transpose();
         let redis = config
             .redis
@@ -332,8 +325,7 @@ struct Serving {
     app: Arc<Api>,
     rooms: Arc<Rooms>,
     socket: Mutex<Option<TcpListener>>,
-    files: Option<TlsFiles>,
-    tls: Option<LiveTls>,
+    tls: Option<Arc<tls::Live>>,
 }
 
 #[async_trait]
@@ -361,13 +353,20 @@ impl BackgroundService for Serving {
         }
         Notify.ready("serving");
         let (tls, app) = (self.tls.clone(), Arc::clone(&self.app));
-        let reload = || match (&self.files, &self.tls) {
-            (Some(files), Some(tls)) => reload_tls(files, tls),
-            _ => log::info!("nothing to read anew: there is no certificate"),
+        let watch = async {
+            match &self.tls {
+                Some(tls) => tls.watch().await,
+                None => std::future::pending().await,
+            }
+        };
+        let reload = || match &self.tls {
+            Some(tls) => tls.reload(),
+            None => log::info!("nothing to read anew: there is no certificate"),
         };
         let served = tokio::select! {
             served = accept(socket, tls, app, &rooms.drain, &shutdown) => served,
             () = at_every_hangup(reload) => Ok(()),
+            () = watch => Ok(()),
         };
         if let Err(error) = served {
             log::error!("the API does not listen: {error}");

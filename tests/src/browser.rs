@@ -240,6 +240,7 @@ pub fn client() -> anyhow::Result<Client> {
         .redirect(redirect::Policy::none())
         .no_proxy()
         .http1_only()
+        .tls_danger_accept_invalid_certs(true)
         .timeout(Duration::from_secs(30))
         .dns_resolver(Arc::new(ThisMachine))
         .build()?)

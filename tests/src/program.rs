@@ -38,8 +38,8 @@ impl Signal {
             Self::Term => "TERM",
             Self::Int => "INT",
             Self::Kill => "KILL",
-            Self::Stop => "STOP",
             Self::Hangup => "HUP",
+            Self::Stop => "STOP",
             Self::Continue => "CONT",
         }
     }

@@ -28,6 +28,10 @@ pub struct Parts {
     pub servers: bool,
     /// Where the worker's slots are.
     pub frontend: Frontend,
+    /// What the worker's circuits speak.
+    pub protocol: String,
+    /// Lines of TLS added to the worker's own section, or empty.
+    pub tls: String,
     /// Sections added to the coordinator's file.
     pub coordinator: String,
     /// Sections added to the worker's file.
@@ -42,6 +46,8 @@ impl Parts {
         Self {
             servers: false,
             frontend: Frontend::Ports(8),
+            protocol: "http".into(),
+            tls: String::new(),
             coordinator: String::new(),
             worker: String::new(),
             fast_lane: None,
@@ -67,6 +73,20 @@ impl Parts {
     #[must_use]
     pub fn wildcard(mut self) -> Self {
         self.frontend = Frontend::Wildcard;
+        self
+    }
+
+    /// With circuits that speak this.
+    #[must_use]
+    pub fn protocol(mut self, protocol: &str) -> Self {
+        protocol.clone_into(&mut self.protocol);
+        self
+    }
+
+    /// With a worker that listens by TLS as these lines say.
+    #[must_use]
+    pub fn tls(mut self, settings: &str) -> Self {
+        settings.clone_into(&mut self.tls);
         self
     }
 
@@ -165,6 +185,9 @@ impl Rig {
         plan.redis = section;
         plan.more = parts.worker;
         plan.fast_lane = parts.fast_lane.unwrap_or(plan.fast_lane);
+        plan.protocol = parts.protocol;
+        plan.tls = !parts.tls.is_empty();
+        plan.settings = parts.tls;
         let worker = Worker::start(folder.path(), &plan).await?;
         let opener = Opener::new(&coordinator.url())?;
         Ok(Self {

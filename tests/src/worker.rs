@@ -29,6 +29,10 @@ pub struct Plan {
     pub coordinator: String,
     /// The `[redis]` section, or empty.
     pub redis: String,
+    /// What its circuits speak.
+    pub protocol: String,
+    /// Its lines in `settings` make it listen by TLS.
+    pub tls: bool,
     /// Lines added to `[proxy_worker]`.
     pub settings: String,
     /// Sections added to the file.
@@ -46,6 +50,8 @@ impl Plan {
             frontend,
             coordinator,
             redis: String::new(),
+            protocol: "http".into(),
+            tls: false,
             settings: String::new(),
             more: String::new(),
             fast_lane: std::env::var("PATCHBAY_TEST_FAST_LANE").as_deref() != Ok("false"),
@@ -58,6 +64,7 @@ impl Plan {
             name,
             coordinator,
             redis,
+            protocol,
             settings,
             more,
             ..
@@ -76,7 +83,7 @@ impl Plan {
         };
         format!(
             "{secrets}{redis}[proxy_worker]\ncoordinator_endpoint = \"{coordinator}\"\n\
-             authority = \"{name}\"\nprotocol = \"http\"\n\
+             authority = \"{name}\"\nprotocol = \"{protocol}\"\n\
              accepted_traffics = [\"interactive\", \"inference\"]\nheartbeat_period = 1.0\n\
              api_bind_addr = {{ host = \"127.0.0.1\", port = {api} }}\n{frontend}\n{settings}\n\n\
              [logging]\nlevel = \"INFO\"\n\n{more}\n"
@@ -98,6 +105,7 @@ pub struct Worker {
     api: Ports,
     client: reqwest::Client,
     heirs: usize,
+    scheme: &'static str,
 }
 
 impl Worker {
@@ -126,6 +134,7 @@ impl Worker {
             api,
             client: crate::browser::client()?,
             heirs: 0,
+            scheme: if plan.tls { "https" } else { "http" },
         };
         worker.start_again().await?;
         Ok(worker)
@@ -166,6 +175,6 @@ impl Worker {
 
     /// Base of its API, without a trailing slash.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port())
+        format!("{}://127.0.0.1:{}", self.scheme, self.port())
     }
 }

@@ -14,6 +14,7 @@ use patchbay_common::config::{
 use patchbay_common::permit::PermitKey;
 use patchbay_common::token::TokenKey;
 use patchbay_common::worker::AppFilter;
+use patchbay_listen::{proxy_protocol, tls};
 
 mod limits;
 mod sections;
@@ -22,8 +23,8 @@ mod upstreams;
 use crate::gateway::config::{self as gateway, GatewayConfig};
 
 pub use limits::Limits;
-pub use sections::{Cors, Permit, Server, Sync, Timeouts};
-use sections::{PortProxy, ProxyWorker, WildcardDomain};
+pub use sections::{Cors, Http2, Permit, Server, Sync, Timeouts};
+use sections::{PortProxy, ProxyProtocolSection, ProxyWorker, WildcardDomain};
 
 /// Where the file may be.
 pub const DISCOVERY: Discovery = Discovery {
@@ -36,6 +37,7 @@ pub const DISCOVERY: Discovery = Discovery {
 };
 
 const WORKER: &str = "proxy_worker";
+const METRIC_ACCESS: &str = "proxy_worker.metric_access_allowed_hosts";
 
 /// Everything the worker runs by.
 #[derive(Clone, Debug)]
@@ -65,7 +67,7 @@ pub struct Config {
     /// Where clients reach its API.
     pub api_advertised: HostPort,
     /// TLS of API and traffic.
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<tls::Plan>,
     /// Clients come by TLS, ours or a terminator's in front.
     pub tls_advertised: bool,
     /// Proxies whose `X-Forwarded-For` is believed.
@@ -94,6 +96,10 @@ pub struct Config {
     pub sync: Sync,
     /// `[cors]`.
     pub cors: Cors,
+    /// `[http2]`.
+    pub http2: Http2,
+    /// `[proxy_protocol]`.
+    pub proxy_protocol: ProxyProtocol,
     /// Whether there are circuits: a worker without `[proxy_worker]` is a gateway only, and what
     /// is said of circuits above stands in for them.
     pub has_circuits: bool,
@@ -140,13 +146,13 @@ impl Frontend {
     }
 }
 
-/// Certificate chain and private key, PEM.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TlsFiles {
-    /// Certificate chain.
-    pub cert: PathBuf,
-    /// Private key.
-    pub key: PathBuf,
+/// Who clients are, said by balancers in front and to apps behind.
+#[derive(Clone, Debug)]
+pub struct ProxyProtocol {
+    /// Peers whose connections begin with a header, always. No other peer is believed.
+    pub trusted: Vec<IpNet>,
+    /// What connections of TCP circuits to apps begin with.
+    pub upstream: Option<proxy_protocol::Version>,
 }
 
 /// How Redis is reached.
@@ -235,12 +241,8 @@ impl Config {
                 .unwrap_or_else(|| worker.api_bind_addr.clone()),
             tls: tls(l, &worker),
             tls_advertised: worker.tls_advertised,
-            trusted_proxies: networks(l, "trusted_proxies", &worker.trusted_proxies.0),
-            metric_access: networks(
-                l,
-                "metric_access_allowed_hosts",
-                &worker.metric_access_allowed_hosts.0,
-            ),
+            trusted_proxies: networks(l, "proxy_worker.trusted_proxies", &worker.trusted_proxies.0),
+            metric_access: networks(l, METRIC_ACCESS, &worker.metric_access_allowed_hosts.0),
             redis: redis.address(l).map(|address| RedisSettings {
                 address,
                 password: redis.password.clone(),
@@ -255,12 +257,12 @@ impl Config {
             timeouts: l.section("timeouts", Strictness::Ours),
             sync: l.section("sync", Strictness::Ours),
             cors: l.section("cors", Strictness::Ours),
+            http2: l.section("http2", Strictness::Ours),
+            proxy_protocol: proxy_protocol(l),
             has_circuits,
             gateway,
             limits: l.section::<Limits>("limits", Strictness::Ours).check(l),
-            upstreams: l
-                .section::<upstreams::Upstreams>("upstreams", Strictness::Ours)
-                .settings(l),
+            upstreams: upstreams::read(l),
         };
         config.cross_check(l);
         Ok((config, loader))
@@ -460,25 +462,24 @@ fn resolve(loader: &mut Loader, key: &str, address: &HostPort) -> SocketAddr {
     })
 }
 
-fn tls(loader: &mut Loader, worker: &ProxyWorker) -> Option<TlsFiles> {
-    if !worker.tls_listen {
-        return None;
+fn tls(loader: &mut Loader, worker: &ProxyWorker) -> Option<tls::Plan> {
+    tls::read(
+        loader,
+        tls::Incumbent {
+            section: WORKER,
+            listen: worker.tls_listen,
+            cert: worker.tls_cert.as_deref(),
+            privkey: worker.tls_privkey.as_deref(),
+        },
+    )
+}
+
+fn proxy_protocol(loader: &mut Loader) -> ProxyProtocol {
+    let section: ProxyProtocolSection = loader.section("proxy_protocol", Strictness::Ours);
+    ProxyProtocol {
+        trusted: networks(loader, "proxy_protocol.trusted", &section.trusted.0),
+        upstream: section.upstream,
     }
-    let files = TlsFiles {
-        cert: loader.require(WORKER, "tls_cert", worker.tls_cert.clone()),
-        key: loader.require(WORKER, "tls_privkey", worker.tls_privkey.clone()),
-    };
-    for (key, path) in [("tls_cert", &files.cert), ("tls_privkey", &files.key)] {
-        if let Err(cause) = std::fs::File::open(path)
-            && !path.as_os_str().is_empty()
-        {
-            loader.mistake(Mistake::new(
-                format!("{WORKER}.{key}"),
-                format!("{} cannot be read: {cause}", path.display()),
-            ));
-        }
-    }
-    Some(files)
 }
 
 fn networks(loader: &mut Loader, key: &str, entries: &[String]) -> Vec<IpNet> {
@@ -487,7 +488,7 @@ fn networks(loader: &mut Loader, key: &str, entries: &[String]) -> Vec<IpNet> {
         match parse_network(entry.trim()) {
             Some(network) => out.push(network),
             None => loader.mistake(Mistake::new(
-                format!("{WORKER}.{key}"),
+                key,
                 format!("`{entry}` is neither an address nor a network"),
             )),
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use patchbay_common::lifecycle::InFlight;
 use patchbay_common::request_id::RequestId;
 
+use crate::conduct::Grpc;
 use crate::error::Refusal;
 use crate::gateway::Visit;
 use crate::stage::{Client, Credential};
@@ -31,6 +32,8 @@ pub struct Context {
     pub path: String,
     /// What it is sent to.
     pub target: Option<Target>,
+    /// The kind of gRPC it speaks, if it does.
+    pub grpc: Option<Grpc>,
     /// Its way through the gateway, if it came there.
     pub visit: Option<Box<Visit>>,
     /// By what right.
@@ -103,6 +106,7 @@ impl Context {
             method: String::new(),
             path: String::new(),
             target: None,
+            grpc: None,
             visit: None,
             credential: None,
             picked: None,

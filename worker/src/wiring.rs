@@ -13,12 +13,13 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
-use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use dashmap::DashSet;
+use ipnet::IpNet;
 use patchbay_common::circuit::{Protocol, Slot};
 use patchbay_common::config::{Loader, Mistake};
 use patchbay_common::lifecycle::{Drain, Notify, at_every_hangup};
+use patchbay_listen::{ListenError, bind, tls};
 use pingora_core::apps::HttpServerApp as _;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownWatch};
@@ -37,13 +38,12 @@ use crate::config::{Config, Frontend};
 use crate::context::MAX_ATTEMPTS;
 use crate::explain::Explain;
 use crate::frontend::{
-    Acceptor, Carry, ConnectionGate, Guarding, HttpCarrier, ListenError, LiveTls, PortRange,
-    TcpCarrier, bind, load_tls, reload_tls,
+    Acceptor, Carry, ConnectionGate, Guarding, HttpCarrier, PortRange, Speak, TcpCarrier,
 };
 use crate::handover::Listeners;
 use crate::lane::Lane;
 use crate::metrics::Metrics;
-use crate::proxy::Proxy;
+use crate::proxy::{Engine, Proxy};
 use crate::setup::{Setup, Tickets};
 use crate::stage::Stages;
 use crate::sync::{Link, RouteReporter, Serving};
@@ -57,13 +57,8 @@ const API_CONNECTIONS: usize = 1_024;
 
 /// Loads what the start would load, without keeping it, and notes what is wrong.
 pub fn examine(config: &Config, loader: &mut Loader) {
-    if let Some(files) = &config.tls
-        && !["tls_cert", "tls_privkey"]
-            .iter()
-            .any(|key| loader.is_mistaken(&format!("proxy_worker.{key}")))
-        && let Err(error) = load_tls(files)
-    {
-        loader.mistake(Mistake::of_line(&format!("proxy_worker.{error}")));
+    if let Some(plan) = &config.tls {
+        tls::examine(plan, loader);
     }
     let mut try_address = |key: &str, address: SocketAddr| {
         // Port 0: the check must not mind a worker that is running.
@@ -90,8 +85,8 @@ pub fn examine(config: &Config, loader: &mut Loader) {
 /// If it cannot start.
 pub fn run(config: Config, source: Source) -> anyhow::Result<()> {
     raise_file_limit();
-    let tls = config.tls.as_ref().map(load_tls).transpose()?;
-    let tls = tls.map(|tls| Arc::new(ArcSwap::new(tls)));
+    let tls = config.tls.clone().map(tls::Live::load).transpose();
+    let tls = tls?.map(Arc::new);
     let succession = Succession::begin(&config)?;
     let sockets = Sockets::bind(&config, &succession.listeners)?;
     let format = config.log_format;
@@ -245,7 +240,7 @@ impl Sockets {
 struct Syncing {
     source: Source,
     rooms: Arc<Rooms>,
-    tls: Option<LiveTls>,
+    tls: Option<Arc<tls::Live>>,
     ports: Option<Arc<DashSet<u16>>>,
 }
 
@@ -284,14 +279,17 @@ impl BackgroundService for Syncing {
         let hangup = tokio::sync::Notify::new();
         let reload = || {
             hangup.notify_one();
-            if let (Some(files), Some(tls)) = (&rooms.config.tls, &self.tls) {
-                reload_tls(files, tls);
+            if let Some(tls) = &self.tls {
+                tls.reload();
             }
             match &rooms.gateway {
                 Some(gateway) => gateway.reload_tls(),
                 None => rooms.succession.reload(),
             }
         };
+        let gateway = rooms.gateway.as_ref().and_then(|room| room.tls.as_ref());
+        let watched = self.tls.iter().chain(gateway).map(|tls| tls.watch());
+        let watch = futures_util::future::join_all(watched);
         let follow = async {
             if let (Some(room), Some(started)) = (&rooms.gateway, &rooms.config.gateway) {
                 reload::follow(&self.source, room, started, &hangup).await;
@@ -303,6 +301,7 @@ impl BackgroundService for Syncing {
             reporter.run(),
             Notify.feed_watchdog(),
             at_every_hangup(reload),
+            watch,
             rooms.succession.provide()
         );
     }
@@ -334,7 +333,7 @@ impl Serving for BoundPorts {
 struct Traffic {
     rooms: Arc<Rooms>,
     conf: Arc<ServerConf>,
-    tls: Option<LiveTls>,
+    tls: Option<Arc<tls::Live>>,
     sockets: Mutex<Option<Sockets>>,
 }
 
@@ -350,7 +349,7 @@ impl BackgroundService for Traffic {
         let rooms = &self.rooms;
         let link = rooms.link().await;
         let config = &rooms.config;
-        let metrics = match Metrics::new(&rooms.table, &link, &rooms.gate) {
+        let metrics = match Metrics::new(&rooms.table, &link, &rooms.gate, self.tls.clone()) {
             Ok(metrics) => {
                 let gateway = rooms.gateway.as_ref();
                 Arc::new(metrics.with_gateway(gateway.map(|room| Arc::clone(&room.gateway))))
@@ -370,7 +369,14 @@ impl BackgroundService for Traffic {
             Arc::clone(&rooms.explain),
         ));
         let gate = Arc::new(ConnectionGate::new(API_CONNECTIONS));
-        let api = self.acceptor(self.carrier(admin), &gate);
+        let api = self.acceptor(
+            self.carrier_of(
+                self.guarding(admin),
+                self.tls.clone(),
+                tls::Purpose::OpenApi,
+            ),
+            &gate,
+        );
         let gateway = self.serve_gateway(sockets.gateway, &link, &metrics, &tickets);
         let traffic = async {
             link.ready().await;
@@ -381,15 +387,16 @@ impl BackgroundService for Traffic {
             } else {
                 let conduct = self.conduct(Entrance::Circuits, &link, &metrics, &tickets);
                 let proxy = self.proxy(Arc::clone(&conduct));
-                let proxy = Arc::new(pingora_proxy::http_proxy(&self.conf, proxy));
-                if config.server.fast_lane {
-                    let conduct = Arc::clone(&conduct);
+                let proxy = Arc::new(Engine::new(&self.conf, proxy, &config.http2));
+                let (tls, purpose) = (self.tls.clone(), tls::Purpose::Traffic);
+                if config.server.fast_lane && speaks_http1(config.protocol) {
                     let other = Arc::clone(&proxy);
                     let lane = Lane::new(conduct, other, &config.timeouts, UPSTREAM_POOL);
-                    let carrier = HttpCarrier::new(Arc::new(lane), self.tls.clone());
+                    let carrier = self.carrier_of(Arc::new(lane), tls, purpose);
                     self.serve(sockets.traffic, carrier).await;
                 } else {
-                    let carrier = self.carrier(Arc::clone(&proxy));
+                    let app = self.guarding(Arc::clone(&proxy));
+                    let carrier = self.carrier_of(app, tls, purpose);
                     self.serve(sockets.traffic, carrier).await;
                 }
                 // Idle connections are told now; the others after their request.
@@ -402,6 +409,11 @@ impl BackgroundService for Traffic {
             log::error!("the API does not listen: {error}");
         }
     }
+}
+
+/// Whether apps of this protocol are spoken to in HTTP/1.
+fn speaks_http1(protocol: Protocol) -> bool {
+    !matches!(protocol, Protocol::Grpc | Protocol::H2)
 }
 
 async fn serve<C: Carry>(sockets: TrafficSockets, acceptor: Acceptor<C>) {
@@ -436,8 +448,8 @@ impl Traffic {
         }
     }
 
-    fn carrier<A>(&self, app: Arc<A>) -> HttpCarrier<Guarding<A>> {
-        HttpCarrier::new(self.guarding(app), self.tls.clone())
+    fn trusted(&self) -> Arc<[IpNet]> {
+        self.rooms.config.proxy_protocol.trusted.as_slice().into()
     }
 
     fn guarding<A>(&self, app: Arc<A>) -> Guarding<A> {
@@ -445,11 +457,21 @@ impl Traffic {
         Guarding { app, head_patience }
     }
 
+    fn carrier_of<A: Speak>(
+        &self,
+        app: A,
+        tls: Option<Arc<tls::Live>>,
+        purpose: tls::Purpose,
+    ) -> HttpCarrier<A> {
+        let patience = self.rooms.config.timeouts.request_head.0;
+        HttpCarrier::new(app, tls, purpose, patience, self.trusted())
+    }
+
     fn proxy(&self, conduct: Arc<Conduct>) -> Proxy {
         let timeouts = &self.rooms.config.timeouts;
         Proxy {
             conduct,
-            peers: PeerTemplate::new(timeouts),
+            peers: PeerTemplate::new(timeouts, &self.rooms.config.http2),
             keepalive: timeouts.keepalive.0.as_secs().max(1),
         }
     }
@@ -488,12 +510,14 @@ impl Traffic {
         TcpCarrier {
             table: Arc::clone(&rooms.table),
             port_offset: crate::stage::port_offset(&rooms.config.frontend),
-            peers: PeerTemplate::new(&rooms.config.timeouts),
+            peers: PeerTemplate::new(&rooms.config.timeouts, &rooms.config.http2),
             prober: Arc::clone(&rooms.prober),
             activity: Arc::clone(link.activity()),
             metrics: Arc::clone(metrics),
             access_log: Arc::clone(&rooms.access_log),
             drain: rooms.drain.clone(),
+            trusted: self.trusted(),
+            announce: rooms.config.proxy_protocol.upstream,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What is counted, and `/metrics` (contract/metrics.md §3).
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
@@ -10,6 +11,7 @@ use http::header::CONTENT_TYPE;
 use http::{Method, StatusCode};
 use patchbay_common::telemetry::metrics::{CONTENT_TYPE as EXPOSITION, render};
 use patchbay_common::worker::{Worker, WorkerStatus};
+use patchbay_listen::tls;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
@@ -27,6 +29,11 @@ const LABELS: [&str; 6] = [
     "error_detail",
     "status_code",
 ];
+/// Name and help of the family that tells when certificates end.
+const EXPIRY: (&str, &str) = (
+    "patchbay_tls_certificate_expiry_timestamp_seconds",
+    "When each certificate in use ends, in Unix seconds",
+);
 const BUCKETS: [f64; 9] = [0.001, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 
 /// The coordinator's families. Labels are routes, words and workers' names, never clients.
@@ -40,6 +47,8 @@ pub struct Metrics {
     available: IntGaugeVec,
     unavailable: IntGaugeVec,
     feeds: IntGauge,
+    certificates: IntGaugeVec,
+    tls: Option<Arc<tls::Live>>,
     figures: Figures,
 }
 
@@ -48,7 +57,7 @@ impl Metrics {
     ///
     /// # Errors
     /// If a family is malformed, which is a fault of this program.
-    pub fn new() -> prometheus::Result<Self> {
+    pub fn new(tls: Option<Arc<tls::Live>>) -> prometheus::Result<Self> {
         let registry = Registry::new();
         let gauges =
             |name: &str, help: &str, label: &str| IntGaugeVec::new(Opts::new(name, help), &[label]);
@@ -96,10 +105,12 @@ impl Metrics {
                 "patchbay_coordinator_event_streams",
                 "Workers listening by stream",
             )?,
+            certificates: gauges(EXPIRY.0, EXPIRY.1, "certificate")?,
+            tls,
             figures: Figures::new(&registry)?,
             registry,
         };
-        let all: [Box<dyn prometheus::core::Collector>; 8] = [
+        let all: [Box<dyn prometheus::core::Collector>; 9] = [
             Box::new(metrics.requests.clone()),
             Box::new(metrics.durations.clone()),
             Box::new(metrics.published.clone()),
@@ -108,11 +119,21 @@ impl Metrics {
             Box::new(metrics.available.clone()),
             Box::new(metrics.unavailable.clone()),
             Box::new(metrics.feeds.clone()),
+            Box::new(metrics.certificates.clone()),
         ];
         for family in all {
             metrics.registry.register(family)?;
         }
         Ok(metrics)
+    }
+
+    fn read_certificates(&self) {
+        // Of certificates that are no longer in use nothing is said.
+        self.certificates.reset();
+        for expiry in self.tls.iter().flat_map(|tls| tls.expiries()) {
+            let gauge = self.certificates.with_label_values(&[&*expiry.certificate]);
+            gauge.set(expiry.not_after);
+        }
     }
 
     /// Counts an attempt to publish.
@@ -220,5 +241,6 @@ pub(crate) async fn expose(
     app.metrics.figures.set(&workers, &counted, &picture);
     let feeds = i64::try_from(app.streams.open_feeds()).unwrap_or(i64::MAX);
     app.metrics.feeds.set(feeds);
+    app.metrics.read_certificates();
     Ok(([(CONTENT_TYPE, EXPOSITION)], render(&app.metrics.registry)).into_response())
 }

@@ -93,7 +93,7 @@ impl Desk {
             streams,
             acknowledgements,
             health: Arc::new(Health::new("sqlite")),
-            metrics: Arc::new(Metrics::new().unwrap()),
+            metrics: Arc::new(Metrics::new(None).unwrap()),
             drain: drain.clone(),
             store,
         };

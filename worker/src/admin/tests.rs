@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use patchbay_common::event::Change;
 use patchbay_common::token::SetupClaims;
+use patchbay_listen::tls::Purpose;
 use reqwest::{Client, Method, Response};
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -44,7 +45,7 @@ impl Api {
         let link = Link::start(&config, Arc::clone(&table), Arc::new(Everywhere)).unwrap();
         let link = Arc::new(link);
         let gate = Arc::new(ConnectionGate::new(0));
-        let metrics = Arc::new(Metrics::new(&table, &link, &gate).unwrap());
+        let metrics = Arc::new(Metrics::new(&table, &link, &gate, None).unwrap());
         let explain = Arc::new(Explain::new(16));
         let setup = Setup::new(&config, table, link.coordinator().clone());
         let admin = Admin::new(
@@ -60,6 +61,9 @@ impl Api {
                 head_patience: Duration::from_secs(30),
             },
             None,
+            Purpose::OpenApi,
+            Duration::from_secs(30),
+            Arc::new([]),
         ));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

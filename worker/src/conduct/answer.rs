@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use patchbay_common::request_id;
 
-use super::{Conduct, Entrance, gateway, unix_now};
+use super::{Conduct, Entrance, gateway, grpc, unix_now};
 use crate::context::Context;
 use crate::error::{Problem, Refusal, wants_page};
 use crate::stage::{Head, Preflight};
@@ -26,6 +26,14 @@ fn is_starting(refusal: &Refusal, ctx: &Context) -> bool {
         .target
         .as_ref()
         .is_some_and(|target| target.upstreams().is_starting())
+}
+
+/// Whether what follows on the connection cannot be told apart, or will not be read.
+fn ends_connection(refusal: &Refusal) -> bool {
+    matches!(
+        refusal,
+        Refusal::BadRequest(_) | Refusal::HeadTooLarge | Refusal::BodyTooLarge(_)
+    )
 }
 
 /// An answer for an engine to write. A body is not sent for a `HEAD` request.
@@ -75,6 +83,12 @@ impl Answer {
 impl Conduct {
     /// The answer that refuses a request. `accept` is the request's `Accept`.
     pub fn refusal(&self, refusal: Refusal, accept: Option<&[u8]>, ctx: &mut Context) -> Answer {
+        if let Some(grpc) = ctx.grpc {
+            let mut answer = grpc::refusal(grpc, &refusal, ctx);
+            answer.close = ends_connection(&refusal);
+            ctx.refusal = Some(refusal);
+            return answer;
+        }
         let mut problem = match &self.entrance {
             Entrance::Circuits => Problem::from(&refusal),
             Entrance::Gateway(gateway) => {
@@ -107,10 +121,7 @@ impl Conduct {
         if let Some(seconds) = problem.retry_after.or(again) {
             answer = answer.with("retry-after", seconds.to_string());
         }
-        answer.close = matches!(
-            refusal,
-            Refusal::BadRequest(_) | Refusal::HeadTooLarge | Refusal::BodyTooLarge(_)
-        );
+        answer.close = ends_connection(&refusal);
         ctx.refusal = Some(refusal);
         answer
     }

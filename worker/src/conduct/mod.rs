@@ -7,6 +7,7 @@
 
 mod answer;
 mod gateway;
+mod grpc;
 mod report;
 
 use std::net::IpAddr;
@@ -31,6 +32,7 @@ use crate::target::Target;
 use crate::upstream::{self, Ask, Fault, Prober, Upstream, may_retry};
 
 pub use answer::Answer;
+pub use grpc::Grpc;
 pub use report::Outcome;
 
 /// Between marks of use while an answer flows.
@@ -105,6 +107,7 @@ impl Conduct {
         ctx.request_id = Some(self.stages.request_id(head));
         head.method.clone_into(&mut ctx.method);
         head.path().clone_into(&mut ctx.path);
+        ctx.grpc = Grpc::of(head);
         let client = self.stages.client(head);
         ctx.client = Some(client);
         self.stages.inspect(head, raw)?;

@@ -1,11 +1,13 @@
 //! The sections as they stand in the file.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use patchbay_common::circuit::{AppMode, Protocol};
-use patchbay_common::config::{HostPort, Seconds, Secret};
+use patchbay_common::config::{ByteSize, HostPort, Seconds, Secret};
 use patchbay_common::worker::AppFilter;
+use patchbay_listen::proxy_protocol::Version;
 use serde::{Deserialize, Deserializer};
 use uuid::Uuid;
 
@@ -244,4 +246,46 @@ pub struct Cors {
     /// Write `Access-Control-Allow-Origin: *` over what the app says, as the incumbent does.
     /// Otherwise it is only added where the app says nothing.
     pub r#override: bool,
+}
+
+/// `[http2]`: limits of HTTP/2 connections, from clients and to upstreams.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default)]
+pub struct Http2 {
+    /// Requests open at once on one client connection.
+    pub max_streams: NonZeroU32,
+    /// Header bytes of one request, decoded (RFC 9113 §6.5.2).
+    pub max_header_list: ByteSize,
+    /// Streams a client may reset before they are worked on, at once, until its connection is cut
+    /// (CVE-2023-44487, "rapid reset").
+    pub max_pending_resets: NonZeroU32,
+    /// Body bytes a client may send ahead, for one request.
+    pub stream_window: ByteSize,
+    /// Body bytes a client may send ahead, for a whole connection.
+    pub connection_window: ByteSize,
+    /// Requests open at once on one connection to an upstream; more open another connection.
+    pub max_upstream_streams: NonZeroU32,
+}
+
+impl Default for Http2 {
+    fn default() -> Self {
+        Self {
+            max_streams: NonZeroU32::new(128).unwrap_or(NonZeroU32::MIN),
+            max_header_list: ByteSize(64 * 1_024),
+            max_pending_resets: NonZeroU32::new(64).unwrap_or(NonZeroU32::MIN),
+            stream_window: ByteSize(256 * 1_024),
+            connection_window: ByteSize(1_024 * 1_024),
+            max_upstream_streams: NonZeroU32::new(256).unwrap_or(NonZeroU32::MIN),
+        }
+    }
+}
+
+/// `[proxy_protocol]`: who clients are, said by balancers in front and to apps behind.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ProxyProtocolSection {
+    /// Peers whose connections begin with a header, always. No other peer is believed.
+    pub(super) trusted: Texts,
+    /// What connections of TCP circuits to apps begin with.
+    pub(super) upstream: Option<Version>,
 }

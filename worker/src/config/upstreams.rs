@@ -1,6 +1,6 @@
 //! `[upstreams]`: how the routes of circuits are chosen, watched and bounded.
 
-use patchbay_common::config::{Loader, Mistake, Seconds};
+use patchbay_common::config::{Loader, Mistake, Seconds, Strictness};
 use serde::Deserialize;
 
 use crate::upstream::{Policy, Settings};
@@ -8,7 +8,7 @@ use crate::upstream::{Policy, Settings};
 /// The section as it stands in the file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
-pub(super) struct Upstreams {
+struct Upstreams {
     policy: Policy,
     faults_to_eject: u32,
     probe_interval: Seconds,
@@ -39,9 +39,15 @@ impl Default for Upstreams {
     }
 }
 
+/// The rules the file asks for; mistakes are noted.
+pub(super) fn read(loader: &mut Loader) -> Settings {
+    let section: Upstreams = loader.section("upstreams", Strictness::Ours);
+    section.settings(loader)
+}
+
 impl Upstreams {
     /// The rules it asks for; mistakes are noted.
-    pub(super) fn settings(&self, loader: &mut Loader) -> Settings {
+    fn settings(&self, loader: &mut Loader) -> Settings {
         let mut positive = |key: &str, is: bool, usual: &str| {
             if !is {
                 let fix = format!("must be more than 0: {usual} is usual");

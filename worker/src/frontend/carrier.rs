@@ -1,21 +1,25 @@
 //! Who carries accepted connections: the HTTP engine, or the TCP splice.
 
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use ipnet::IpNet;
 use patchbay_common::lifecycle::Drain;
 use patchbay_common::request_id::RequestId;
+use patchbay_listen::prepare;
+use patchbay_listen::proxy_protocol::{self, ProxyProtocolError};
+use patchbay_listen::tls::{Live, Purpose};
 use pingora_core::apps::ServerApp;
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
-use pingora_core::protocols::{GetSocketDigest as _, IO, SocketDigest};
+use pingora_core::protocols::{ALPN, IO, Ssl as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{Guarded, LiveTls};
+use super::guard::PREFACE;
+use super::{Guarded, Wire};
 use crate::access_log::{AccessLog, Line};
 use crate::error::{Problem, Refusal};
 use crate::metrics::Metrics;
@@ -24,7 +28,7 @@ use crate::sync::Activity;
 use crate::table::{LiveCircuit, Table};
 use crate::upstream::{Ask, PeerTemplate, Prober};
 
-/// Longest a TLS handshake may take.
+/// Longest a TLS handshake may take, or the header of a balancer.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Takes a connection from its first byte to its last.
@@ -43,7 +47,7 @@ pub trait Carry: Send + Sync + 'static {
 #[async_trait]
 pub trait Speak: Send + Sync + 'static {
     /// Carries its requests until it ends.
-    async fn speak<S: IO + 'static>(&self, stream: S, stopping: watch::Receiver<bool>);
+    async fn speak<S: IO + 'static>(&self, stream: S, wire: Wire, stopping: watch::Receiver<bool>);
 }
 
 /// A Pingora application, behind a guard. The head of a request has to be complete in time.
@@ -56,8 +60,8 @@ pub struct Guarding<A> {
 
 #[async_trait]
 impl<A: ServerApp + Send + Sync + 'static> Speak for Guarding<A> {
-    async fn speak<S: IO + 'static>(&self, stream: S, stopping: watch::Receiver<bool>) {
-        let stream = Box::new(Guarded::new(stream, self.head_patience));
+    async fn speak<S: IO + 'static>(&self, stream: S, wire: Wire, stopping: watch::Receiver<bool>) {
+        let stream = Box::new(Guarded::new(stream, wire, self.head_patience));
         self.app.process_new(stream, &stopping).await;
     }
 }
@@ -65,29 +69,66 @@ impl<A: ServerApp + Send + Sync + 'static> Speak for Guarding<A> {
 /// HTTP, in plaintext or TLS.
 pub struct HttpCarrier<A> {
     app: A,
-    tls: Option<LiveTls>,
+    tls: Option<Arc<Live>>,
+    purpose: Purpose,
+    head_patience: Duration,
+    /// Peers that say who the client is.
+    trusted: Arc<[IpNet]>,
 }
 
 impl<A> HttpCarrier<A> {
-    /// Hands connections to `app`, after a handshake if `tls` is given.
-    pub fn new(app: A, tls: Option<LiveTls>) -> Self {
-        Self { app, tls }
+    /// Hands connections to `app`, after a handshake if `tls` is given. What a connection speaks
+    /// has to show within `head_patience`. HTTP/2 is spoken where traffic is, in plaintext to
+    /// clients that know of it already (RFC 9113 §3.3). Peers in `trusted` say first who the
+    /// client is.
+    pub fn new(
+        app: A,
+        tls: Option<Arc<Live>>,
+        purpose: Purpose,
+        head_patience: Duration,
+        trusted: Arc<[IpNet]>,
+    ) -> Self {
+        Self {
+            app,
+            tls,
+            purpose,
+            head_patience,
+            trusted,
+        }
     }
 }
 
 #[async_trait]
 impl<A: Speak> Carry for HttpCarrier<A> {
-    async fn carry(&self, stream: TcpStream, stopping: watch::Receiver<bool>) {
-        let Some(stream) = prepare(stream) else {
+    async fn carry(&self, mut stream: TcpStream, stopping: watch::Receiver<bool>) {
+        let Ok(client) = told(&mut stream, &self.trusted).await else {
             return;
         };
-        match &self.tls {
-            None => self.app.speak(stream, stopping).await,
-            Some(tls) => match timeout(HANDSHAKE, tls.load_full().tls_handshake(stream)).await {
-                Ok(Ok(stream)) => self.app.speak(stream, stopping).await,
-                Ok(Err(error)) => log::debug!("a TLS handshake failed: {error}"),
-                Err(_) => {}
+        let wire = match (&self.tls, self.purpose) {
+            (None, Purpose::Traffic) => match begins_as(&stream, self.head_patience).await {
+                Some(wire) => wire,
+                None => return,
             },
+            _ => Wire::Http1,
+        };
+        let Some(stream) = prepare(stream, client) else {
+            return;
+        };
+        let Some(tls) = &self.tls else {
+            return self.app.speak(stream, wire, stopping).await;
+        };
+        let acceptor = tls.acceptor(self.purpose);
+        let handshake = acceptor.tls_handshake(stream);
+        match timeout(HANDSHAKE, handshake).await {
+            Ok(Ok(stream)) => {
+                let wire = match stream.selected_alpn_proto() {
+                    Some(ALPN::H2) => Wire::Http2,
+                    _ => Wire::Http1,
+                };
+                self.app.speak(stream, wire, stopping).await;
+            }
+            Ok(Err(error)) => log::debug!("a TLS handshake failed: {error}"),
+            Err(_) => {}
         }
     }
 
@@ -99,18 +140,37 @@ impl<A: Speak> Carry for HttpCarrier<A> {
     }
 }
 
-/// The socket as Pingora wants it, both addresses known, so that nobody asks the system again.
-fn prepare(stream: TcpStream) -> Option<L4Stream> {
-    let (peer, local) = (stream.peer_addr().ok()?, stream.local_addr().ok()?);
-    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
-    // A fresh digest has no addresses yet.
-    let _ = digest.peer_addr.set(Some(peer.into()));
-    let _ = digest.local_addr.set(Some(local.into()));
-    let mut stream = L4Stream::from(stream);
-    // Small answers must not wait for acknowledgements; a socket that cannot be told still works.
-    let _ = stream.set_nodelay();
-    stream.set_socket_digest(digest);
-    Some(stream)
+/// Who the client is, if the peer is one that says so.
+async fn told(
+    stream: &mut TcpStream,
+    trusted: &[IpNet],
+) -> Result<Option<SocketAddr>, ProxyProtocolError> {
+    let told = proxy_protocol::take_if_trusted(stream, trusted, HANDSHAKE).await;
+    told.inspect_err(|error| log::debug!("{error}"))
+}
+
+/// What the first bytes of a plaintext connection say; they stay where they are. `None` if none
+/// come in time. No method of HTTP/1 begins like the preface, so that a few bytes are enough.
+async fn begins_as(stream: &TcpStream, patience: Duration) -> Option<Wire> {
+    const ENOUGH: usize = 4;
+    /// Between looks at a beginning that comes byte by byte.
+    const PAUSE: Duration = Duration::from_millis(5);
+    let look = async {
+        let mut first = [0; ENOUGH];
+        loop {
+            let count = stream
+                .peek(&mut first)
+                .await
+                .ok()
+                .filter(|count| *count > 0)?;
+            match first.get(..count)? {
+                begun if !PREFACE.starts_with(begun) => return Some(Wire::Http1),
+                begun if begun.len() == ENOUGH => return Some(Wire::Http2),
+                _ => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    };
+    timeout(patience, look).await.ok().flatten()
 }
 
 /// TCP circuits.
@@ -131,14 +191,22 @@ pub struct TcpCarrier {
     pub access_log: Arc<AccessLog>,
     /// Counts what is in flight.
     pub drain: Drain,
+    /// Peers that say who the client is.
+    pub trusted: Arc<[IpNet]>,
+    /// How apps are told who the client is, if they are.
+    pub announce: Option<proxy_protocol::Version>,
 }
 
 #[async_trait]
 impl Carry for TcpCarrier {
-    async fn carry(&self, stream: TcpStream, _stopping: watch::Receiver<bool>) {
+    async fn carry(&self, mut stream: TcpStream, _stopping: watch::Receiver<bool>) {
+        let Ok(told) = told(&mut stream, &self.trusted).await else {
+            return;
+        };
         let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
             return;
         };
+        let peer = told.unwrap_or(peer);
         let _in_flight = self.drain.enter();
         let (id, started) = (RequestId::generate(), Instant::now());
         let mut line = Line {
@@ -206,6 +274,17 @@ impl TcpCarrier {
             &self.prober,
         )
         .await;
+        let dialled = match (dialled, self.announce) {
+            (Ok((picked, mut upstream)), Some(version)) => {
+                let header = proxy_protocol::announce(version, peer, local);
+                // A fresh connection has room for it.
+                match upstream.write_all(&header).await {
+                    Ok(()) => Ok((picked, upstream)),
+                    Err(_) => Err(Refusal::UpstreamBroke),
+                }
+            }
+            (dialled, _) => dialled,
+        };
         (Some(circuit), dialled)
     }
 }

@@ -47,6 +47,15 @@ pub struct Control {
 }
 
 impl Control {
+    /// The guard of a stream of HTTP/2, whose head has been read.
+    pub fn of_stream() -> Self {
+        Self {
+            heads: AtomicU32::new(0),
+            phase: AtomicU8::new(phase::REQUEST),
+            closed: Mutex::new(None),
+        }
+    }
+
     /// The head has been read; the request goes over a circuit, and ends when that closes.
     pub fn carry(&self, closed: &CancellationToken) {
         self.set(phase::REQUEST, Some(closed.clone()));
@@ -77,13 +86,32 @@ impl Control {
         self.phase.load(Ordering::Acquire)
     }
 
-    fn token(&self) -> Option<CancellationToken> {
+    /// Cancelled when the circuit of the request closes.
+    pub fn token(&self) -> Option<CancellationToken> {
         self.closed
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 }
+
+/// What a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// HTTP/1: heads and bodies in turn.
+    Http1,
+    /// HTTP/2: guarded until it is open, then by Pingora.
+    Http2,
+}
+
+/// The client's preface of HTTP/2 (RFC 9113 §3.4).
+pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The preface, and the head of the frame of settings that has to follow.
+const OPENING: usize = PREFACE.len() + 9;
+/// Where the kind of that frame stands, and which it is (RFC 9113 §3.4, §4.1, §6.5).
+const FIRST_FRAME_KIND: usize = PREFACE.len() + 3;
+const SETTINGS: u8 = 4;
 
 /// A connection under guard.
 pub struct Guarded<S> {
@@ -92,12 +120,15 @@ pub struct Guarded<S> {
     patience: Duration,
     deadline: Instant,
     timer: Option<Pin<Box<Sleep>>>,
+    wire: Wire,
+    /// What is still to come of the opening of HTTP/2.
+    opening: usize,
     closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl<S: AsyncWrite> Guarded<S> {
     /// Guards a fresh connection, which has `patience` to send its first head.
-    pub fn new(inner: S, patience: Duration) -> Self {
+    pub fn new(inner: S, wire: Wire, patience: Duration) -> Self {
         Self {
             inner: BufWriter::with_capacity(WRITE_BUFFER, inner),
             control: Control {
@@ -108,6 +139,8 @@ impl<S: AsyncWrite> Guarded<S> {
             patience,
             deadline: Instant::now() + patience,
             timer: None,
+            wire,
+            opening: OPENING,
             closing: None,
         }
     }
@@ -164,6 +197,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
         if self.control.phase() == phase::REQUEST && self.circuit_closed(cx) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
+        let filled = buffer.filled().len();
         let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
         if polled.is_pending() && !self.inner.buffer().is_empty() {
             // Whoever waits for the client has nothing more to write at the moment. Pingora does
@@ -172,6 +206,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
             let _ = Pin::new(&mut self.inner).poll_flush(cx);
         }
         match (&polled, self.control.phase()) {
+            (Poll::Ready(_), phase::HEAD) if self.wire == Wire::Http2 => {
+                let came = buffer.filled().get(filled..).unwrap_or_default();
+                // The library does not mind which frame comes first.
+                let kind = (OPENING - self.opening..).zip(came);
+                let mut kind = kind.filter(|(place, _)| *place == FIRST_FRAME_KIND);
+                if kind.any(|(_, kind)| *kind != SETTINGS) {
+                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                }
+                self.opening = self.opening.saturating_sub(came.len());
+                if self.opening == 0 {
+                    self.control.free();
+                }
+            }
             (Poll::Ready(_), phase::IDLE) => {
                 self.deadline = Instant::now() + self.patience;
                 self.control.phase.store(phase::HEAD, Ordering::Release);
@@ -277,8 +324,15 @@ impl<S: IO> GetSocketDigest for Guarded<S> {
 
 #[async_trait]
 impl<S: IO> Peek for Guarded<S> {
+    /// Pingora asks for one thing only: whether a plaintext connection begins as HTTP/2. The
+    /// frontend has seen that already, and reading as many bytes as the preface has would hold up
+    /// a request that is shorter.
     async fn try_peek(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
-        self.inner.get_mut().try_peek(buffer).await
+        buffer.fill(0);
+        if self.wire == Wire::Http2 && buffer.len() == PREFACE.len() {
+            buffer.copy_from_slice(PREFACE);
+        }
+        Ok(true)
     }
 }
 
@@ -292,7 +346,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_head_that_trickles_in_is_cut_off_in_total() {
         let (mut client, server) = duplex(64);
-        let mut guarded = Guarded::new(server, PATIENCE);
+        let mut guarded = Guarded::new(server, Wire::Http1, PATIENCE);
         let trickle = async {
             loop {
                 if client.write_all(b"x").await.is_err() {
@@ -321,7 +375,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_may_take_its_time_and_the_next_head_has_a_deadline_of_its_own() {
         let (mut client, server) = duplex(64);
-        let mut guarded = Guarded::new(server, PATIENCE);
+        let mut guarded = Guarded::new(server, Wire::Http1, PATIENCE);
         guarded.control().head_read();
         let mut byte = [0];
         let long = PATIENCE * 5;
@@ -347,7 +401,7 @@ mod tests {
     #[tokio::test]
     async fn a_silent_request_ends_when_its_circuit_closes() {
         let (_client, server) = duplex(64);
-        let mut guarded = Guarded::new(server, PATIENCE);
+        let mut guarded = Guarded::new(server, Wire::Http1, PATIENCE);
         let closed = CancellationToken::new();
         guarded.control().carry(&closed);
         let mut byte = [0];

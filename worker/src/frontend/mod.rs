@@ -1,6 +1,6 @@
 //! Listeners: sockets in, connections out to whoever carries them.
 //!
-//! `listen` binds, `accept` runs one loop per socket and hands each connection on, `port` and
+//! `accept` runs one loop per socket and hands each connection on, `port` and
 //! `wildcard` know which sockets the worker's slots need. Loops of our own rather than Pingora's:
 //! one port that is taken must not hold up the others, and ports come by the thousand
 //! (pingora-notes.md). This room refuses to read requests.
@@ -8,13 +8,9 @@
 mod accept;
 mod carrier;
 mod guard;
-mod listen;
 mod port;
-mod tls;
 
 pub use accept::{Acceptor, ConnectionGate};
 pub use carrier::{Carry, Guarding, HttpCarrier, Speak, TcpCarrier};
-pub use guard::{Control, Guarded};
-pub use listen::{ListenError, bind};
+pub use guard::{Control, Guarded, Wire};
 pub use port::PortRange;
-pub use tls::{LiveTls, TlsError, load as load_tls, reload as reload_tls};

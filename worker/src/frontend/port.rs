@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use dashmap::DashSet;
 
-use super::{Acceptor, Carry, ListenError};
+use patchbay_listen::ListenError;
+
+use super::{Acceptor, Carry};
 use crate::handover::Listeners;
 
 /// Between tries for ports that were taken.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::frontend::{ListenError, bind};
+use patchbay_listen::{ListenError, bind};
 
 /// Gives listeners out and remembers them.
 #[derive(Debug, Default)]

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use pingora_core::apps::{HttpServerApp as _, ServerApp as _};
+use pingora_core::protocols::IO;
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::{ALPN, IO};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
@@ -22,7 +22,7 @@ use super::head::Field;
 use super::pool::Pool;
 use super::request::{self, MAX_HEAD, Reason, Request, Seen};
 use super::rewrite::Added;
-use crate::frontend::Guarded;
+use crate::frontend::{Guarded, Wire};
 
 /// A connection that has been idle for so long gives its memory back and hears of a stop.
 const REST: Duration = Duration::from_secs(1);
@@ -91,13 +91,14 @@ impl Lane {
     pub async fn serve<S: IO + 'static>(
         self: &Arc<Self>,
         client: S,
+        wire: Wire,
         stopping: watch::Receiver<bool>,
     ) {
         let Some((peer, local)) = addresses(&client) else {
             return;
         };
-        if matches!(client.selected_alpn_proto(), Some(ALPN::H2)) {
-            let guarded = Box::new(Guarded::new(client, self.patience.head));
+        if wire == Wire::Http2 {
+            let guarded = Box::new(Guarded::new(client, wire, self.patience.head));
             self.other.process_new(guarded, &stopping).await;
             return;
         }
@@ -265,7 +266,7 @@ impl<S: IO + 'static> Connection<S> {
         } = self;
         let read = BytesMut::from(memory.up.data());
         drop(memory);
-        let guarded = Guarded::new(client, lane.patience.head);
+        let guarded = Guarded::new(client, Wire::Http1, lane.patience.head);
         let mut session = ServerSession::new_http1(Box::new(guarded));
         session.set_keepalive(keep.then_some(lane.patience.keepalive.as_secs()));
         session.set_pipelined_prefix(read);

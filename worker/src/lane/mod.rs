@@ -27,13 +27,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora_core::protocols::IO;
-use pingora_proxy::HttpProxy;
 use tokio::sync::watch;
 
 use crate::conduct::Conduct;
 use crate::config::Timeouts;
-use crate::frontend::Speak;
-use crate::proxy::Proxy;
+use crate::frontend::{Speak, Wire};
+use crate::proxy::Engine;
 use pool::Pools;
 
 pub use request::Reason;
@@ -41,7 +40,7 @@ pub use request::Reason;
 /// Carries plain requests; knows who carries the others.
 pub struct Lane {
     conduct: Arc<Conduct>,
-    other: Arc<HttpProxy<Proxy>>,
+    other: Arc<Engine>,
     pools: Pools,
     patience: Patience,
 }
@@ -62,7 +61,7 @@ impl Lane {
     /// idle upstream connections are kept for each thread.
     pub fn new(
         conduct: Arc<Conduct>,
-        other: Arc<HttpProxy<Proxy>>,
+        other: Arc<Engine>,
         timeouts: &Timeouts,
         pooled: usize,
     ) -> Self {
@@ -81,7 +80,7 @@ impl Lane {
 
 #[async_trait]
 impl Speak for Arc<Lane> {
-    async fn speak<S: IO + 'static>(&self, stream: S, stopping: watch::Receiver<bool>) {
-        self.serve(stream, stopping).await;
+    async fn speak<S: IO + 'static>(&self, stream: S, wire: Wire, stopping: watch::Receiver<bool>) {
+        self.serve(stream, wire, stopping).await;
     }
 }

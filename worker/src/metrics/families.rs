@@ -90,6 +90,7 @@ pub(super) struct Gauges {
     pub(super) redis_up: IntGauge,
     pub(super) ready: IntGauge,
     pub(super) resident: IntGauge,
+    pub(super) certificates: IntGaugeVec,
 }
 
 /// Everything counted.
@@ -168,6 +169,10 @@ impl Maker {
 
     fn gauges(&self) -> prometheus::Result<Gauges> {
         let bus = Opts::new("patchbay_sync_bus", "1 for the bus changes are heard by.");
+        let certificates = Opts::new(
+            "patchbay_tls_certificate_expiry_timestamp_seconds",
+            "When each certificate in use ends, in Unix seconds.",
+        );
         let age = Gauge::new(
             "patchbay_sync_last_fetch_age_seconds",
             "Time since all circuits were last fetched.",
@@ -196,6 +201,7 @@ impl Maker {
             )?,
             redis_up: self.gauge("patchbay_redis_up", "1 if Redis is subscribed.")?,
             ready: self.gauge("patchbay_ready", "1 once the circuits were fetched.")?,
+            certificates: self.add(IntGaugeVec::new(certificates, &["certificate"])?)?,
             resident: self.gauge("process_resident_memory_bytes", "Resident memory.")?,
         })
     }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use patchbay_common::telemetry::metrics;
+use patchbay_listen::tls;
 
 use crate::error::Refusal;
 use crate::frontend::ConnectionGate;
@@ -60,6 +61,7 @@ pub struct Metrics {
     table: Arc<Table>,
     link: Arc<Link>,
     gate: Arc<ConnectionGate>,
+    tls: Option<Arc<tls::Live>>,
     gateway: Option<Arc<Gateway>>,
 }
 
@@ -92,12 +94,14 @@ impl Metrics {
         table: &Arc<Table>,
         link: &Arc<Link>,
         gate: &Arc<ConnectionGate>,
+        tls: Option<Arc<tls::Live>>,
     ) -> prometheus::Result<Self> {
         Ok(Self {
             families: Families::new()?,
             table: Arc::clone(table),
             link: Arc::clone(link),
             gate: Arc::clone(gate),
+            tls,
             gateway: None,
         })
     }
@@ -216,6 +220,14 @@ impl Metrics {
         gauges.redis_up.set(up(status.redis_reach.healthy));
         gauges.ready.set(up(status.ready));
         set(&gauges.resident, resident_bytes());
+        // Of certificates that are no longer in use nothing is said.
+        gauges.certificates.reset();
+        for expiry in self.tls.iter().flat_map(|tls| tls.expiries()) {
+            let gauge = gauges
+                .certificates
+                .with_label_values(&[&*expiry.certificate]);
+            gauge.set(expiry.not_after);
+        }
     }
 }
 

@@ -32,7 +32,7 @@ async fn says_what_happened_in_our_names_and_in_theirs() {
     let link = Link::start(&config, Arc::clone(&table), Arc::new(Everywhere)).unwrap();
     link.ready().await;
     let gate = Arc::new(ConnectionGate::new(0));
-    let metrics = Metrics::new(&table, &Arc::new(link), &gate).unwrap();
+    let metrics = Metrics::new(&table, &Arc::new(link), &gate, None).unwrap();
 
     metrics.request_finished(&facts());
     metrics.request_finished(&RequestFacts {

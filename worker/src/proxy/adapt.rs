@@ -10,6 +10,7 @@ use pingora_core::protocols::tls::TlsStream;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
+use super::streams;
 use crate::frontend::{Control, Guarded};
 use crate::stage::{Head, HeaderLookup, HeaderSink, is_alike, is_hop_by_hop};
 
@@ -28,18 +29,41 @@ impl HeaderLookup for Headers<'_> {
     }
 }
 
-/// The guard of a session's connection; `None` for a stream of HTTP/2, which has no connection of
-/// its own.
-pub(super) fn guard(session: &Session) -> Option<&Control> {
-    let stream = session.as_downstream().stream()?.as_any();
-    stream
+/// Tells the guard of a session's connection, or of its stream where it speaks HTTP/2.
+pub(super) fn with_guard(session: &Session, tell: impl FnOnce(&Control)) {
+    let Some(stream) = session.as_downstream().stream() else {
+        return streams::with_guard(tell);
+    };
+    let stream = stream.as_any();
+    let control = stream
         .downcast_ref::<Guarded<L4Stream>>()
         .map(Guarded::control)
         .or_else(|| {
             stream
                 .downcast_ref::<Guarded<TlsStream<L4Stream>>>()
                 .map(Guarded::control)
-        })
+        });
+    if let Some(control) = control {
+        tell(control);
+    }
+}
+
+/// Makes one header of the crumbs in which HTTP/2 may bring cookies (RFC 9113 §8.2.3).
+pub(super) fn join_cookies(request: &mut RequestHeader) -> Result<()> {
+    let crumbs = request.headers.get_all("cookie");
+    if crumbs.iter().nth(1).is_none() {
+        return Ok(());
+    }
+    let crumbs: Vec<&[u8]> = crumbs.iter().map(http::HeaderValue::as_bytes).collect();
+    let whole = crumbs.join(&b"; "[..]);
+    request.insert_header("cookie", whole)
+}
+
+/// Whether the client says that it reads trailers (RFC 9110 §10.1.4).
+pub(super) fn takes_trailers(session: &Session) -> bool {
+    let values = session.req_header().headers.get_all("te").into_iter();
+    let mut tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 /// A session's request, with what the stages need beside its headers.
@@ -73,11 +97,16 @@ impl<'a> View<'a> {
 
     pub(super) fn head(&self) -> Head<'_> {
         let uri = &self.request.uri;
+        // Pingora escapes what may not stand in a target; the stages have to see that it was there.
+        let sent = self.request.raw_path();
+        let strange = sent.iter().any(|byte| *byte <= b' ' || *byte == 0x7f);
+        let strange = strange.then(|| std::str::from_utf8(sent).unwrap_or(" "));
         Head {
             method: self.request.method.as_str(),
-            target: uri
-                .path_and_query()
-                .map_or("/", http::uri::PathAndQuery::as_str),
+            target: strange.unwrap_or_else(|| {
+                uri.path_and_query()
+                    .map_or("/", http::uri::PathAndQuery::as_str)
+            }),
             authority: uri.authority().map(http::uri::Authority::as_str),
             is_http11: self.request.version >= http::Version::HTTP_11,
             headers: &self.headers,

@@ -1,6 +1,7 @@
 //! Writes what is answered here by Pingora's session.
 
 use pingora_core::Result;
+use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
@@ -44,6 +45,10 @@ pub(super) async fn write(session: &mut Session, ctx: &Context, answer: Answer) 
         session.set_keepalive(None);
     }
     let end = answer.body.is_empty() || ctx.method == "HEAD";
+    if let (true, ServerSession::H2(stream)) = (end, session.as_downstream_mut()) {
+        // Pingora's own call leaves a stream of HTTP/2 open.
+        return stream.write_response_header(Box::new(head), true);
+    }
     session.write_response_header(Box::new(head), end).await?;
     if !end {
         session.write_response_body(Some(answer.body), true).await?;

@@ -4,16 +4,20 @@
 //! refusals (`faults`), and upgrades leave its hands (`upgrade`). It refuses to judge requests and
 //! to wait on anything but sockets.
 
+mod account;
 mod adapt;
 mod answer;
 mod faults;
+mod grpc_web;
 mod report;
+mod streams;
 mod upgrade;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use patchbay_common::circuit::Protocol;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -22,8 +26,14 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use crate::conduct::{Conduct, Step};
 use crate::context::Context;
 use crate::error::Refusal;
-use crate::metrics::Engine;
+use crate::frontend::Control;
+use crate::metrics;
+use crate::target::Target;
 use crate::upstream::{Fault, PeerTemplate};
+
+use account::Account;
+use grpc_web::Bridge;
+pub use streams::Engine;
 
 /// Carries requests by Pingora's engine.
 pub struct Proxy {
@@ -64,6 +74,7 @@ impl Proxy {
             return faults::refuse(ctx, refusal);
         }
         sink.finish()?;
+        adapt::join_cookies(request)?;
         if let Some(target) = self.conduct.target(&view.head(), ctx) {
             match target.parse() {
                 Ok(uri) => request.set_uri(uri),
@@ -84,23 +95,22 @@ impl Proxy {
 
 #[async_trait]
 impl ProxyHttp for Proxy {
-    type CTX = Context;
+    type CTX = Account;
 
-    fn new_ctx(&self) -> Context {
-        Context::new()
+    fn new_ctx(&self) -> Account {
+        Account::open(&self.conduct)
     }
 
     /// No modules: each costs every request.
     fn init_downstream_modules(&self, _: &mut pingora_core::modules::http::HttpModules) {}
 
-    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
-        self.conduct.metrics.carried_by(Engine::Proxy);
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Account) -> Result<()> {
+        self.conduct.metrics.carried_by(metrics::Engine::Proxy);
         self.conduct.begin(ctx);
-        let mut last = false;
-        if let Some(guard) = adapt::guard(session) {
-            let most = self.conduct.limits.requests_per_connection;
-            last = guard.head_read() >= most && most != 0;
-        }
+        let mut heads = 0;
+        adapt::with_guard(session, |guard| heads = guard.head_read());
+        let most = self.conduct.limits.requests_per_connection;
+        let last = most != 0 && heads >= most;
         let downstream = session.as_downstream_mut();
         // Setting it unasked would revive a connection the client wants closed.
         if downstream.get_keepalive().is_some() {
@@ -110,14 +120,14 @@ impl ProxyHttp for Proxy {
         Ok(())
     }
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Account) -> Result<bool> {
         let mut step = self.pass(session, ctx);
         while let Ok(Step::Wait(wait)) = step {
             self.conduct.wait(wait, ctx).await;
             step = self.proceed(session, ctx);
         }
-        if let (Some(guard), Some(target)) = (adapt::guard(session), &ctx.target) {
-            guard.carry(target.closed());
+        if let Some(target) = &ctx.target {
+            adapt::with_guard(session, |guard| guard.carry(target.closed()));
         }
         let step = match step {
             Ok(step) => step,
@@ -137,14 +147,16 @@ impl ProxyHttp for Proxy {
         }
     }
 
-    async fn upstream_peer(&self, _: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, _: &mut Session, ctx: &mut Account) -> Result<Box<HttpPeer>> {
         let upstream = match self.conduct.pick(ctx).await {
             Ok(upstream) => upstream,
             Err(refusal) => return faults::refuse(ctx, refusal),
         };
         match upstream.address().await {
             Ok(address) => {
-                let mut peer = self.peers.http1(address);
+                let circuit = ctx.target.as_ref().and_then(Target::circuit);
+                let protocol = circuit.map_or(Protocol::Http, |live| live.circuit.protocol);
+                let mut peer = self.peers.speaking(protocol, address);
                 let visit = ctx.visit.as_deref();
                 if let Some(time) = visit.and_then(|visit| visit.route.connect_timeout) {
                     peer.options.connection_timeout = Some(time);
@@ -165,30 +177,40 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        ctx: &mut Context,
+        ctx: &mut Account,
     ) -> Result<()> {
-        self.prepare(session, request, ctx)
+        let trailers = adapt::takes_trailers(session);
+        self.prepare(session, request, ctx)?;
+        if !ctx.speaks_http2() {
+            return Ok(());
+        }
+        if trailers {
+            // Of one connection only, but gRPC's servers insist on it.
+            request.insert_header("te", "trailers")?;
+        }
+        ctx.bridge = Bridge::of(ctx.grpc);
+        ctx.bridge.request(request)
     }
 
     async fn request_body_filter(
         &self,
         _: &mut Session,
         body: &mut Option<bytes::Bytes>,
-        _: bool,
-        ctx: &mut Context,
+        end: bool,
+        ctx: &mut Account,
     ) -> Result<()> {
         let bytes = body.as_ref().map_or(0, bytes::Bytes::len);
-        match self.conduct.received(bytes, ctx) {
-            Ok(()) => Ok(()),
-            Err(refusal) => faults::refuse(ctx, refusal),
+        if let Err(refusal) = self.conduct.received(bytes, ctx) {
+            return faults::refuse(ctx, refusal);
         }
+        ctx.bridge.request_body(body, end)
     }
 
     fn fail_to_connect(
         &self,
         _: &mut Session,
         _: &HttpPeer,
-        ctx: &mut Context,
+        ctx: &mut Account,
         mut error: Box<Error>,
     ) -> Box<Error> {
         let fault = faults::of_connect(&error);
@@ -204,7 +226,7 @@ impl ProxyHttp for Proxy {
         _: &HttpPeer,
         _: std::os::unix::io::RawFd,
         _: Option<&pingora_core::protocols::Digest>,
-        ctx: &mut Context,
+        ctx: &mut Account,
     ) -> Result<()> {
         self.conduct.connected(ctx);
         Ok(())
@@ -214,7 +236,7 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         answer: &mut ResponseHeader,
-        ctx: &mut Context,
+        ctx: &mut Account,
     ) -> Result<()> {
         let replayable = !session.as_ref().retry_buffer_truncated();
         let status = answer.status;
@@ -229,7 +251,7 @@ impl ProxyHttp for Proxy {
         peer: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
-        ctx: &mut Context,
+        ctx: &mut Account,
         reused: bool,
     ) -> Box<Error> {
         if faults::is_decided(&error) {
@@ -260,21 +282,32 @@ impl ProxyHttp for Proxy {
         &self,
         _: &mut Session,
         answer: &mut ResponseHeader,
-        ctx: &mut Context,
+        ctx: &mut Account,
     ) -> Result<()> {
         if answer.status.is_informational() {
             return Ok(());
         }
-        self.dress(answer, ctx)
+        self.dress(answer, ctx)?;
+        ctx.bridge.answer(answer)
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        _: &mut Session,
+        trailers: &mut http::HeaderMap,
+        ctx: &mut Account,
+    ) -> Result<Option<bytes::Bytes>> {
+        Ok(ctx.bridge.trailers(trailers))
     }
 
     fn response_body_filter(
         &self,
         _: &mut Session,
-        _: &mut Option<bytes::Bytes>,
+        body: &mut Option<bytes::Bytes>,
         _: bool,
-        ctx: &mut Context,
+        ctx: &mut Account,
     ) -> Result<Option<Duration>> {
+        ctx.bridge.answer_body(body);
         self.conduct.flows(ctx);
         Ok(None)
     }
@@ -283,30 +316,28 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         error: &Error,
-        ctx: &mut Context,
+        ctx: &mut Account,
     ) -> FailToProxy {
         self.answer_failure(session, error, ctx).await
     }
 
     /// Every failure has its line in the access log; Pingora's would say it a second time.
-    fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &Account, _: &Error) -> bool {
         true
     }
 
     fn suppress_proxy_warn_log(
         &self,
         _: &Session,
-        _: &Context,
+        _: &Account,
         _: &Error,
         _: pingora_proxy::ProxyWarnLogContext,
     ) -> bool {
         true
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Account) {
         self.report(session, error, ctx);
-        if let Some(guard) = adapt::guard(session) {
-            guard.rest();
-        }
+        adapt::with_guard(session, Control::rest);
     }
 }

@@ -3,12 +3,11 @@
 use pingora_core::{Error, ErrorSource};
 use pingora_proxy::Session;
 
-use super::Proxy;
+use super::{Account, Proxy};
 use crate::conduct::Outcome;
-use crate::context::Context;
 
 impl Proxy {
-    pub(super) fn report(&self, session: &Session, error: Option<&Error>, ctx: &mut Context) {
+    pub(super) fn report(&self, session: &Session, error: Option<&Error>, ctx: &mut Account) {
         let downstream = session.as_downstream();
         let outcome = Outcome {
             status: session.response_written().map(|head| head.status.as_u16()),
@@ -17,6 +16,6 @@ impl Proxy {
             client_gone: error.is_some_and(|error| *error.esource() == ErrorSource::Downstream),
             failure: error.map(|error| error.etype().as_str()),
         };
-        self.conduct.report(&outcome, ctx);
+        ctx.close(&outcome);
     }
 }

@@ -10,6 +10,7 @@ use super::{Proxy, adapt};
 use crate::conduct::ask;
 use crate::context::Context;
 use crate::error::Refusal;
+use crate::frontend::Control;
 use crate::stream::{Meter, mark_while, tcp, websocket};
 use crate::target::Target;
 
@@ -71,9 +72,7 @@ impl Proxy {
             return;
         };
         let _open = self.conduct.metrics.websocket_opened();
-        if let Some(guard) = adapt::guard(session) {
-            guard.free();
-        }
+        adapt::with_guard(session, Control::free);
         let meter = Arc::new(Meter::default());
         let carrying = websocket::carry(session, upstream, &meter, target.closed());
         let spliced = match target.circuit() {

@@ -3,23 +3,29 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use patchbay_common::circuit::Protocol;
 use pingora_core::upstreams::peer::HttpPeer;
 
-use crate::config::Timeouts;
+use crate::config::{Http2, Timeouts};
+
+/// Between pings on connections of HTTP/2.
+const PING: Duration = Duration::from_secs(30);
 
 /// Time-outs of all upstream connections.
 #[derive(Clone, Copy, Debug)]
 pub struct PeerTemplate {
     connect: Duration,
     idle: Duration,
+    streams: usize,
 }
 
 impl PeerTemplate {
     /// As configured.
-    pub fn new(timeouts: &Timeouts) -> Self {
+    pub fn new(timeouts: &Timeouts, http2: &Http2) -> Self {
         Self {
             connect: timeouts.connect.0,
             idle: timeouts.upstream_keepalive.0,
+            streams: usize::try_from(http2.max_upstream_streams.get()).unwrap_or(usize::MAX),
         }
     }
 
@@ -31,6 +37,24 @@ impl PeerTemplate {
         peer.options.total_connection_timeout = Some(self.connect);
         peer.options.idle_timeout = Some(self.idle);
         peer
+    }
+
+    /// A peer that speaks HTTP/2 in plaintext, which it has to know (RFC 9113 §3.3). Its answer to
+    /// a ping is awaited, so that requests on the connection of a dead host end.
+    pub fn http2(&self, address: SocketAddr) -> HttpPeer {
+        let mut peer = self.http1(address);
+        peer.options.set_http_version(2, 2);
+        peer.options.max_h2_streams = self.streams;
+        peer.options.h2_ping_interval = Some(PING);
+        peer
+    }
+
+    /// The peer for a circuit of this protocol.
+    pub fn speaking(&self, protocol: Protocol, address: SocketAddr) -> HttpPeer {
+        match protocol.carried() {
+            Protocol::Grpc | Protocol::H2 => self.http2(address),
+            _ => self.http1(address),
+        }
     }
 
     /// Patience when dialling.

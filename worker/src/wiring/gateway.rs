@@ -3,17 +3,17 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use patchbay_common::config::{Loader, Mistake};
+use patchbay_listen::{ListenError, bind, tls};
 
 use super::Traffic;
 use crate::conduct::Entrance;
-use crate::config::{Config, TlsFiles};
-use crate::frontend::{HttpCarrier, ListenError, LiveTls, bind, load_tls, reload_tls};
+use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::gateway::config::GatewayConfig;
 use crate::handover::Listeners;
 use crate::metrics::Metrics;
+use crate::proxy::Engine;
 use crate::setup::Tickets;
 use crate::sync::Link;
 use crate::upstream::Prober;
@@ -21,18 +21,13 @@ use crate::upstream::Prober;
 /// The gateway and what its listeners need.
 pub(super) struct Room {
     pub(super) gateway: Arc<Gateway>,
-    tls: Option<(TlsFiles, LiveTls)>,
+    pub(super) tls: Option<Arc<tls::Live>>,
 }
 
 impl Room {
     pub(super) fn new(config: &GatewayConfig, prober: &Arc<Prober>) -> anyhow::Result<Self> {
-        let tls = match &config.tls {
-            Some(files) => {
-                let loaded = Arc::new(ArcSwap::new(load_tls(files)?));
-                Some((files.clone(), loaded))
-            }
-            None => None,
-        };
+        let tls = config.tls.clone().map(tls::Live::load).transpose();
+        let tls = tls?.map(Arc::new);
         Ok(Self {
             gateway: Arc::new(Gateway::new(config, Arc::clone(prober))),
             tls,
@@ -41,18 +36,16 @@ impl Room {
 
     /// Reads the certificate anew.
     pub(super) fn reload_tls(&self) {
-        if let Some((files, tls)) = &self.tls {
-            reload_tls(files, tls);
+        if let Some(tls) = &self.tls {
+            tls.reload();
         }
     }
 }
 
 /// Loads what the start would load, without keeping it, and notes what is wrong.
 pub(super) fn examine(config: &GatewayConfig, loader: &mut Loader) {
-    if let Some(files) = &config.tls
-        && let Err(error) = load_tls(files)
-    {
-        loader.mistake(Mistake::of_line(&format!("gateway.{error}")));
+    if let Some(plan) = &config.tls {
+        tls::examine(plan, loader);
     }
     for address in &config.binds {
         // Port 0: the check must not mind a worker that is running.
@@ -84,9 +77,10 @@ impl Traffic {
         };
         let entrance = Entrance::Gateway(Arc::clone(&room.gateway));
         let conduct = self.conduct(entrance, link, metrics, tickets);
-        let proxy = Arc::new(pingora_proxy::http_proxy(&self.conf, self.proxy(conduct)));
-        let tls = room.tls.as_ref().map(|(_, tls)| Arc::clone(tls));
-        let carrier = HttpCarrier::new(self.guarding(Arc::clone(&proxy)), tls);
+        let limits = &self.rooms.config.http2;
+        let proxy = Arc::new(Engine::new(&self.conf, self.proxy(conduct), limits));
+        let app = self.guarding(Arc::clone(&proxy));
+        let carrier = self.carrier_of(app, room.tls.clone(), tls::Purpose::Traffic);
         let acceptor = self.acceptor(carrier, &self.rooms.gate);
         let (routes, services) = room.gateway.size();
         log::info!("the gateway is ready: {routes} routes to {services} services");

@@ -87,7 +87,7 @@ impl Bench {
             marks: Marks::new(None, Duration::from_secs(3_600)),
             closer: Closer::new(Arc::clone(&store), bus),
             health: Arc::new(Health::new("sqlite")),
-            metrics: Arc::new(Metrics::new().unwrap()),
+            metrics: Arc::new(Metrics::new(None).unwrap()),
             drain: drain.clone(),
             store,
             streams,

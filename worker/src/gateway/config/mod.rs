@@ -10,8 +10,8 @@ use patchbay_common::client_ips::parse_network;
 use patchbay_common::config::{HostPort, Loader, Mistake, Strictness};
 
 use super::plan::{Ground, Plan};
-use crate::config::TlsFiles;
 use crate::upstream::Settings;
+use patchbay_listen::tls;
 
 /// Its name in the file.
 pub const SECTION: &str = "gateway";
@@ -30,7 +30,7 @@ pub struct GatewayConfig {
     /// Where the API listens if the worker has no circuits.
     pub admin_bind: SocketAddr,
     /// TLS of its listeners.
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<tls::Plan>,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Status for a service that does not answer in time: 408 or 504.
@@ -116,15 +116,14 @@ fn address(loader: &mut Loader, key: &str, text: &str) -> SocketAddr {
     })
 }
 
-fn tls(loader: &mut Loader, section: &sections::Gateway) -> Option<TlsFiles> {
+fn tls(loader: &mut Loader, section: &sections::Gateway) -> Option<tls::Plan> {
     let (cert, key) = match (&section.tls_cert, &section.tls_privkey) {
         (None, None) => return None,
         (cert, key) => (cert.clone(), key.clone()),
     };
-    Some(TlsFiles {
-        cert: loader.require(SECTION, "tls_cert", cert),
-        key: loader.require(SECTION, "tls_privkey", key),
-    })
+    let cert = loader.require(SECTION, "tls_cert", cert);
+    let privkey = loader.require(SECTION, "tls_privkey", key);
+    Some(tls::Plan::of_pair(SECTION, cert, privkey))
 }
 
 fn networks(loader: &mut Loader, entries: &[String]) -> Vec<IpNet> {
