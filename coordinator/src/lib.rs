@@ -4,6 +4,7 @@ pub mod api;
 pub mod circuits;
 pub mod collect;
 pub mod config;
+pub mod ctl;
 mod lease;
 pub mod listen;
 pub mod publish;

@@ -14,6 +14,7 @@ use super::auth::Authorized;
 use super::error::ApiError;
 use super::json::Answer;
 use super::params::{self, Misfit, Params};
+use super::route_health;
 use super::workers::id;
 use crate::store::Cause;
 
@@ -23,23 +24,41 @@ struct Shown {
     circuit: Circuit,
     /// Its worker is believed to serve.
     available: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<serde_json::Value>,
 }
 
-/// `GET /api/circuit/{id}`.
+/// `GET /api/circuit/{id}`, with `health=1` how its routes are, too.
 pub(crate) async fn read(
     _: Authorized,
     State(app): State<App>,
     Path(segment): Path<String>,
+    params: Params,
 ) -> Result<Response, ApiError> {
+    let health = {
+        let fields = params.fields();
+        let health = fields.optional("health", params::flag).unwrap_or(false);
+        fields.verdict()?;
+        health
+    };
     let circuit = app.store.circuit(id(&segment, "circuit")?).await?;
     let circuit = circuit.ok_or(ApiError::NoSuch("circuit"))?;
-    Ok(Answer(shown(&app, circuit).await?).into_response())
+    let health = match health {
+        true => Some(route_health::of(&app, &circuit).await?),
+        false => None,
+    };
+    let shown = shown(&app, circuit).await?;
+    Ok(Answer(Shown { health, ..shown }).into_response())
 }
 
 async fn shown(app: &App, circuit: Circuit) -> Result<Shown, ApiError> {
     let worker = app.store.worker(circuit.worker).await?;
     let available = worker.is_some_and(|worker| worker.status == WorkerStatus::Alive);
-    Ok(Shown { circuit, available })
+    Ok(Shown {
+        circuit,
+        available,
+        health: None,
+    })
 }
 
 #[derive(Serialize)]

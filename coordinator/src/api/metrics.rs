@@ -15,7 +15,9 @@ use prometheus::{
 };
 
 use super::error::{ApiError, Problem};
+use super::figures::Figures;
 use super::{App, Peer};
+use crate::registry::Picture;
 
 const LABELS: [&str; 6] = [
     "method",
@@ -38,6 +40,7 @@ pub struct Metrics {
     available: IntGaugeVec,
     unavailable: IntGaugeVec,
     feeds: IntGauge,
+    figures: Figures,
 }
 
 impl Metrics {
@@ -93,6 +96,7 @@ impl Metrics {
                 "patchbay_coordinator_event_streams",
                 "Workers listening by stream",
             )?,
+            figures: Figures::new(&registry)?,
             registry,
         };
         let all: [Box<dyn prometheus::core::Collector>; 8] = [
@@ -115,6 +119,21 @@ impl Metrics {
     pub fn published(&self, bus: &'static str, taken: bool) {
         let outcome = if taken { "taken" } else { "failed" };
         self.published.with_label_values(&[bus, outcome]).inc();
+    }
+
+    /// Notes how long after its commit an event was published.
+    pub fn published_after(&self, bus: &'static str, took: Duration) {
+        self.figures.published_after(bus, took);
+    }
+
+    /// Notes how an opener's wait for its circuit ended.
+    pub fn waited(&self, served: Option<Duration>) {
+        self.figures.waited(served);
+    }
+
+    /// Notes a piece of work of the store.
+    pub fn stored(&self, doing: &'static str, took: Duration, done: bool) {
+        self.figures.stored(doing, took, done);
     }
 
     /// Counts an answer.
@@ -194,7 +213,11 @@ pub(crate) async fn expose(
             "this address is not among metric_access_allowed_hosts",
         ));
     }
-    app.metrics.set_workers(&app.store.workers().await?);
+    let workers = app.store.workers().await?;
+    app.metrics.set_workers(&workers);
+    let counted = app.store.figures().await?;
+    let picture = Picture::take(app.store.as_ref()).await?;
+    app.metrics.figures.set(&workers, &counted, &picture);
     let feeds = i64::try_from(app.streams.open_feeds()).unwrap_or(i64::MAX);
     app.metrics.feeds.set(feeds);
     Ok(([(CONTENT_TYPE, EXPOSITION)], render(&app.metrics.registry)).into_response())

@@ -15,6 +15,7 @@ use http::{HeaderMap, Request};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use patchbay_common::circuit::Protocol;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::App;
@@ -57,6 +58,14 @@ impl Params {
             path: Vec::new(),
             errors: Errors::default(),
         }
+    }
+
+    /// The parameters as a whole, for bodies that programs of ours write.
+    pub(crate) fn read<T: DeserializeOwned>(self) -> Result<T, ApiError> {
+        serde_json::from_value(Value::Object(self.0)).map_err(|error| {
+            let mistake = FieldError::new("value_error", Vec::new(), error.to_string());
+            ApiError::Invalid(vec![mistake])
+        })
     }
 
     /// Whether there is a parameter of this name.

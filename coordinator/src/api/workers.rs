@@ -26,7 +26,7 @@ pub(crate) fn id<T: std::str::FromStr>(segment: &str, noun: &'static str) -> Res
     segment.parse().map_err(|_| ApiError::NoSuch(noun))
 }
 
-/// The node that a worker of ours names.
+/// The node that speaks, where it gives its name.
 pub(crate) fn node(headers: &HeaderMap) -> Option<&str> {
     headers
         .get(NODE_HEADER)?

@@ -12,6 +12,7 @@ mod error;
 mod fit;
 mod model;
 mod postgres;
+mod report;
 mod schema;
 mod sqlite;
 mod stored;
@@ -25,6 +26,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
+use patchbay_common::route_report::RouteReport;
 use patchbay_common::worker::{AppFilter, Registration, Worker};
 use uuid::Uuid;
 
@@ -38,6 +40,8 @@ pub use model::{
     CircuitFilter, Closed, Ended, LoggedEvent, LongOpen, Moved, NewCircuit, Opened, Reuse,
     SessionToken, SlotWish, WorkerCircuits,
 };
+pub use report::{CircuitCount, Figures, NodeReport, Observer};
+
 pub use postgres::{PostgresConfig, PostgresStore};
 pub use sqlite::SqliteStore;
 
@@ -197,6 +201,19 @@ pub trait Store: Send + Sync + 'static {
     async fn acknowledged(&self, worker: WorkerId) -> Result<u64>;
     /// Forgets published events committed before `before`; answers how many.
     async fn prune_events(&self, before: DateTime<Utc>) -> Result<u64>;
+
+    // Health and figures
+
+    /// Replaces what a node of a worker says of its routes; false if there is no such worker.
+    async fn keep_report(&self, worker: WorkerId, node: &str, report: &RouteReport)
+    -> Result<bool>;
+    /// What nodes have said since, one report a node.
+    async fn reports(&self, since: DateTime<Utc>) -> Result<Vec<NodeReport>>;
+    /// What is counted in the store.
+    async fn figures(&self) -> Result<Figures>;
+    /// Circuits of endpoints with the ids after `after`, in the order of their ids, at most
+    /// `limit`.
+    async fn endpoint_page(&self, after: Option<CircuitId>, limit: usize) -> Result<Vec<Circuit>>;
 
     // Audit
 

@@ -13,6 +13,7 @@ mod desk;
 mod endpoints;
 mod hostile;
 mod mappings;
+mod openapi;
 mod opening;
 mod shapes;
 mod slots;

@@ -1,8 +1,8 @@
-//! The `ProxyHttp` of circuits: the order of the stages, and nothing they could decide themselves.
+//! Pingora's engine: a `ProxyHttp` that does what `conduct` says at each of Pingora's hooks.
 //!
-//! `frontend` feeds it connections. A request is inspected, located, admitted (`stage`), sent to
-//! an upstream (`upstream`) and accounted for; upgrades and what is answered here have files of
-//! their own. It refuses to parse, to judge and to wait on anything but sockets.
+//! `frontend` feeds it connections. Here Pingora's heads become the stages' (`adapt`), its errors
+//! refusals (`faults`), and upgrades leave its hands (`upgrade`). It refuses to judge requests and
+//! to wait on anything but sockets.
 
 mod adapt;
 mod answer;
@@ -11,91 +11,40 @@ mod report;
 mod upgrade;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use patchbay_common::lifecycle::Drain;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorType, Result};
+use pingora_core::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
-use crate::access_log::AccessLog;
-use crate::context::{Context, MAX_ATTEMPTS};
+use crate::conduct::{Conduct, Step};
+use crate::context::Context;
 use crate::error::Refusal;
-use crate::metrics::Metrics;
-use crate::setup::Tickets;
-use crate::stage::{Stages, Verdict};
-use crate::sync::Activity;
-use crate::upstream::{PeerTemplate, Prober};
+use crate::upstream::{Fault, PeerTemplate};
 
-/// Path on an app's own host where a ticket is exchanged for a permit.
-pub const PERMIT_PATH: &str = "/.patchbay/permit";
-
-/// Between marks of use while an answer flows.
-const MARK_PERIOD: Duration = Duration::from_millis(1_500);
-
-/// What requests over circuits need.
-pub struct CircuitProxy {
-    /// The stages.
-    pub stages: Stages,
+/// Carries requests by Pingora's engine.
+pub struct Proxy {
+    /// How requests are conducted.
+    pub conduct: Arc<Conduct>,
     /// How upstreams are dialled.
     pub peers: PeerTemplate,
-    /// Hears of upstream faults.
-    pub prober: Arc<Prober>,
-    /// Exchanges tickets for permits.
-    pub tickets: Arc<Tickets>,
-    /// Hears of use.
-    pub activity: Arc<Activity>,
-    /// Counts.
-    pub metrics: Arc<Metrics>,
-    /// Gets a line for each request.
-    pub access_log: Arc<AccessLog>,
-    /// Counts what is in flight.
-    pub drain: Drain,
     /// Seconds an idle client connection is kept.
     pub keepalive: u64,
 }
 
-/// What is to be done with a request whose head has passed the stages.
-enum Step {
-    Forward,
-    Upgrade,
-    Exchange(Arc<crate::table::LiveCircuit>),
-    Preflight(crate::stage::Preflight),
-}
-
-impl CircuitProxy {
+impl Proxy {
     /// Runs the stages over the request's head.
     fn pass(&self, session: &Session, ctx: &mut Context) -> Result<Step, Refusal> {
         let view = adapt::View::of(session).ok_or(Refusal::Internal)?;
-        let head = view.head();
-        ctx.request_id = Some(self.stages.request_id(&head));
-        head.method.clone_into(&mut ctx.method);
-        head.path().clone_into(&mut ctx.path);
-        let client = self.stages.client(&head);
-        ctx.client = Some(client);
-        self.stages.inspect(&head, view.raw())?;
-        let circuit = self.stages.locate(&head, &client)?;
-        ctx.circuit = Some(Arc::clone(&circuit));
-        if head.path() == PERMIT_PATH {
-            return Ok(Step::Exchange(circuit));
-        }
-        match self.stages.admit(&head, &client, circuit, unix_now())? {
-            Verdict::Preflight(preflight) => Ok(Step::Preflight(preflight)),
-            Verdict::Carry(admitted) => {
-                ctx.credential = Some(admitted.credential);
-                if let Some(guard) = adapt::guard(session) {
-                    guard.carry(&admitted.circuit.closed);
-                }
-                let upgrade = crate::stream::websocket::is_upgrade(session.req_header());
-                Ok(if upgrade {
-                    Step::Upgrade
-                } else {
-                    Step::Forward
-                })
-            }
-        }
+        self.conduct.pass(&view.head(), view.raw(), ctx)
+    }
+
+    /// Runs what is left of them after a wait.
+    fn proceed(&self, session: &Session, ctx: &mut Context) -> Result<Step, Refusal> {
+        let view = adapt::View::of(session).ok_or(Refusal::Internal)?;
+        self.conduct.proceed(&view.head(), ctx)
     }
 
     /// Writes what the app is told, and takes out what it must not see.
@@ -105,31 +54,35 @@ impl CircuitProxy {
         request: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        let id = ctx.id();
-        let (Some(view), Some(client), Some(circuit)) =
-            (adapt::View::of(session), ctx.client, ctx.circuit.as_ref())
-        else {
-            return Error::e_explain(ErrorType::InternalError, "the stages have not run");
+        let Some(view) = adapt::View::of(session) else {
+            return faults::refuse(ctx, Refusal::Internal);
         };
         adapt::remove_hop_by_hop(&mut adapt::Sink::of_request(request));
         let mut sink = adapt::Sink::of_request(request);
-        self.stages
-            .inject(&view.head(), &client, circuit, &id, &mut sink);
-        sink.finish()
+        if let Err(refusal) = self.conduct.inject(&view.head(), ctx, &mut sink) {
+            return faults::refuse(ctx, refusal);
+        }
+        sink.finish()?;
+        if let Some(target) = self.conduct.target(&view.head(), ctx) {
+            match target.parse() {
+                Ok(uri) => request.set_uri(uri),
+                Err(_) => return faults::refuse(ctx, Refusal::BadRequest("the path is not one")),
+            }
+        }
+        Ok(())
     }
 
     /// Writes what the client is told with an answer of the app's.
     fn dress(&self, answer: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
-        let id = ctx.id();
         adapt::remove_hop_by_hop(&mut adapt::Sink::of_response(answer));
         let mut sink = adapt::Sink::of_response(answer);
-        self.stages.dress(&id, &mut sink);
+        self.conduct.dress(ctx, &mut sink);
         sink.finish()
     }
 }
 
 #[async_trait]
-impl ProxyHttp for CircuitProxy {
+impl ProxyHttp for Proxy {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
@@ -140,54 +93,65 @@ impl ProxyHttp for CircuitProxy {
     fn init_downstream_modules(&self, _: &mut pingora_core::modules::http::HttpModules) {}
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
-        ctx.in_flight = Some(self.drain.enter());
+        self.conduct.begin(ctx);
         if let Some(guard) = adapt::guard(session) {
             guard.head_read();
         }
         let downstream = session.as_downstream_mut();
         // Setting it unasked would revive a connection the client wants closed.
         if downstream.get_keepalive().is_some() {
-            let stopping = self.drain.is_stopping();
+            let stopping = self.conduct.drain.is_stopping();
             downstream.set_keepalive((!stopping).then_some(self.keepalive));
         }
         Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        let step = match self.pass(session, ctx) {
+        let mut step = self.pass(session, ctx);
+        while let Ok(Step::Wait(wait)) = step {
+            self.conduct.wait(wait, ctx).await;
+            step = self.proceed(session, ctx);
+        }
+        if let (Some(guard), Some(target)) = (adapt::guard(session), &ctx.target) {
+            guard.carry(target.closed());
+        }
+        let step = match step {
             Ok(step) => step,
             Err(refusal) => return self.refuse(session, ctx, refusal).await.map(|()| true),
         };
         match step {
             Step::Forward => Ok(false),
             Step::Upgrade => self.upgrade(session, ctx).await.map(|()| true),
-            Step::Exchange(circuit) => self.exchange(session, ctx, &circuit).await.map(|()| true),
-            Step::Preflight(preflight) => self
-                .answer_preflight(session, ctx, &preflight)
-                .await
-                .map(|()| true),
+            Step::Exchange => self.exchange(session, ctx).await.map(|()| true),
+            Step::Preflight(preflight) => {
+                let answer = self.conduct.preflight(&preflight, ctx);
+                answer::write(session, ctx, answer).await.map(|()| true)
+            }
+            Step::Answer(answer) => answer::write(session, ctx, answer).await.map(|()| true),
+            // Waited for above.
+            Step::Wait(_) => faults::refuse(ctx, Refusal::Internal),
         }
     }
 
     async fn upstream_peer(&self, _: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-        let circuit = ctx.circuit.as_ref();
-        let picked = circuit.and_then(|circuit| circuit.upstreams.pick(&ctx.tried));
-        let Some(picked) = picked else {
-            return faults::refuse(ctx, Refusal::NoUpstream);
+        let upstream = match self.conduct.pick(ctx).await {
+            Ok(upstream) => upstream,
+            Err(refusal) => return faults::refuse(ctx, refusal),
         };
-        if ctx.picked.is_none()
-            && let Some(circuit) = circuit
-        {
-            self.activity.request(circuit, picked.session);
-        }
-        let address = picked.upstream.address().await;
-        let upstream = Arc::clone(&picked.upstream);
-        ctx.picked = Some(picked);
-        match address {
-            Ok(address) => Ok(Box::new(self.peers.http1(address))),
+        match upstream.address().await {
+            Ok(address) => {
+                let mut peer = self.peers.http1(address);
+                let visit = ctx.visit.as_deref();
+                if let Some(time) = visit.and_then(|visit| visit.route.connect_timeout) {
+                    peer.options.connection_timeout = Some(time);
+                    peer.options.total_connection_timeout = Some(time);
+                }
+                peer.options.read_timeout = visit.and_then(|visit| visit.route.response_timeout);
+                Ok(Box::new(peer))
+            }
             Err(cause) => {
                 log::debug!("{} does not resolve: {cause}", upstream.label);
-                self.prober.report_fault(&upstream);
+                self.conduct.unreachable(ctx, Fault::Resolve);
                 faults::refuse(ctx, Refusal::UpstreamConnect)
             }
         }
@@ -209,16 +173,9 @@ impl ProxyHttp for CircuitProxy {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        if let Some(picked) = &ctx.picked {
-            self.prober.report_fault(&picked.upstream);
-            ctx.tried.push(Arc::clone(&picked.upstream));
-        }
-        let another = ctx
-            .circuit
-            .as_ref()
-            .is_some_and(|circuit| circuit.upstreams.pick(&ctx.tried).is_some());
-        // Nothing has been sent, so any request may be sent elsewhere.
-        error.set_retry(another && ctx.tried.len() < MAX_ATTEMPTS);
+        let fault = faults::of_connect(&error);
+        let another = self.conduct.unreachable(ctx, fault);
+        error.set_retry(another);
         error
     }
 
@@ -231,10 +188,54 @@ impl ProxyHttp for CircuitProxy {
         _: Option<&pingora_core::protocols::Digest>,
         ctx: &mut Context,
     ) -> Result<()> {
-        if let Some(picked) = &ctx.picked {
-            picked.upstream.health.succeeded();
+        self.conduct.connected(ctx);
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        answer: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        let replayable = !session.as_ref().retry_buffer_truncated();
+        let status = answer.status;
+        if !status.is_informational() && self.conduct.answered(ctx, status.as_u16(), replayable) {
+            return Err(faults::try_another());
         }
         Ok(())
+    }
+
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        ctx: &mut Context,
+        reused: bool,
+    ) -> Box<Error> {
+        if faults::is_decided(&error) {
+            return error;
+        }
+        let mut error = error.more_context(format!("Peer: {peer}"));
+        let replayable = !session.as_ref().retry_buffer_truncated();
+        if session.response_written().is_some() {
+            error.set_retry(false);
+            return error;
+        }
+        if reused {
+            // An idle connection that ended says nothing about the upstream.
+            let idempotent = session.req_header().method.is_idempotent();
+            error.retry.decide_reuse(idempotent && replayable);
+            return error;
+        }
+        error.set_retry(false);
+        if let Some(fault) = faults::of_exchange(&error) {
+            let late = fault == Fault::FirstByteTimeout;
+            let another = self.conduct.failed(ctx, fault, true);
+            error.set_retry(another && replayable && !late);
+        }
+        error
     }
 
     async fn response_filter(
@@ -246,11 +247,9 @@ impl ProxyHttp for CircuitProxy {
         if answer.status.is_informational() {
             return Ok(());
         }
-        ctx.first_byte.get_or_insert_with(|| ctx.started.elapsed());
         self.dress(answer, ctx)
     }
 
-    /// A long answer is use for as long as it flows (contract/pitfalls.md A27).
     fn response_body_filter(
         &self,
         _: &mut Session,
@@ -258,12 +257,7 @@ impl ProxyHttp for CircuitProxy {
         _: bool,
         ctx: &mut Context,
     ) -> Result<Option<Duration>> {
-        if ctx.marked.elapsed() >= MARK_PERIOD
-            && let (Some(circuit), Some(picked)) = (&ctx.circuit, &ctx.picked)
-        {
-            self.activity.stream_alive(circuit, picked.session);
-            ctx.marked = Instant::now();
-        }
+        self.conduct.flows(ctx);
         Ok(None)
     }
 
@@ -297,11 +291,4 @@ impl ProxyHttp for CircuitProxy {
             guard.rest();
         }
     }
-}
-
-/// Unix seconds.
-fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }

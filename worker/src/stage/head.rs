@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use http::{HeaderName, HeaderValue};
+
 /// Headers by lower-case name.
 pub trait HeaderLookup {
     /// The first value.
@@ -20,8 +22,21 @@ pub trait HeaderLookup {
 pub trait HeaderSink: HeaderLookup {
     /// Makes this the only value.
     fn set(&mut self, name: &'static str, value: &str);
+    /// As [`HeaderSink::set`], for a name that is only known from the configuration.
+    fn write(&mut self, name: &HeaderName, value: &HeaderValue);
+    /// Adds a value to those there are.
+    fn add(&mut self, name: &HeaderName, value: &HeaderValue);
     /// Takes all values out.
     fn remove(&mut self, name: &str);
+    /// Takes out every header that a service could take for this one: some make no difference
+    /// between `-` and `_`.
+    fn remove_alike(&mut self, name: &HeaderName);
+}
+
+/// Whether a service could take one name for the other; both are lower case.
+pub fn is_alike(one: &str, other: &str) -> bool {
+    let dash = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    one.len() == other.len() && one.bytes().map(dash).eq(other.bytes().map(dash))
 }
 
 /// A request's head.
@@ -57,5 +72,19 @@ impl Head<'_> {
             .or_else(|| std::str::from_utf8(self.headers.get("host")?).ok())
             .map(str::trim)
             .filter(|host| !host.is_empty())
+    }
+
+    /// Whether it asks for a WebSocket (RFC 6455 §4.2.1), compared as HTTP compares.
+    pub fn is_upgrade(&self) -> bool {
+        let lists = |name: &str, wanted: &str| {
+            let mut found = false;
+            self.headers.each(name, &mut |value| {
+                found |= value
+                    .split(|byte| *byte == b',')
+                    .any(|token| token.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()));
+            });
+            found
+        };
+        self.is_http11 && lists("upgrade", "websocket") && lists("connection", "upgrade")
     }
 }

@@ -50,8 +50,21 @@ impl HeaderSink for Written {
         self.1.push((name.into(), Some(value.into())));
     }
 
+    fn write(&mut self, name: &http::HeaderName, value: &http::HeaderValue) {
+        let value = value.to_str().unwrap().to_owned();
+        self.1.push((name.as_str().to_owned(), Some(value)));
+    }
+
+    fn add(&mut self, name: &http::HeaderName, value: &http::HeaderValue) {
+        self.write(name, value);
+    }
+
     fn remove(&mut self, name: &str) {
         self.1.push((name.into(), None));
+    }
+
+    fn remove_alike(&mut self, name: &http::HeaderName) {
+        self.remove(name.as_str());
     }
 }
 
@@ -116,7 +129,7 @@ fn permits() -> PermitKey {
 fn judge(stages: &Stages, head: &Head<'_>) -> Result<Verdict, Refusal> {
     let client = stages.client(head);
     let circuit = stages.locate(head, &client)?;
-    stages.admit(head, &client, circuit, NOW)
+    stages.admit(head, &client, &circuit, NOW)
 }
 
 fn refusal(stages: &Stages, headers: &Pairs) -> Refusal {
@@ -125,7 +138,7 @@ fn refusal(stages: &Stages, headers: &Pairs) -> Refusal {
 
 fn credential(stages: &Stages, headers: &Pairs) -> Credential {
     match judge(stages, &head("GET", headers)) {
-        Ok(Verdict::Carry(admitted)) => admitted.credential,
+        Ok(Verdict::Carry(credential)) => credential,
         other => panic!("not carried: {other:?}"),
     }
 }

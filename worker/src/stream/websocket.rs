@@ -24,26 +24,11 @@ use tokio_util::sync::CancellationToken;
 use super::{Linger, Meter, splice};
 use crate::context::Spliced;
 use crate::error::Refusal;
-use crate::upstream::Upstream;
+use crate::upstream::{Fault, Upstream};
 
 /// After the app has ended its side, a client has had its close frame and has nothing to wait for
 /// (RFC 6455 §7.1.1).
 const LINGER: Linger = Linger(Duration::from_secs(1));
-
-/// Whether a request asks for a WebSocket (RFC 6455 §4.2.1), compared as HTTP compares.
-pub fn is_upgrade(request: &RequestHeader) -> bool {
-    let lists = |name: &str, wanted: &str| {
-        request.headers.get_all(name).iter().any(|value| {
-            value
-                .as_bytes()
-                .split(|byte| *byte == b',')
-                .any(|token| token.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()))
-        })
-    };
-    request.version == http::Version::HTTP_11
-        && lists("connection", "upgrade")
-        && lists("upgrade", "websocket")
-}
 
 /// What the app answered to the upgrade.
 pub enum Answer {
@@ -67,6 +52,14 @@ pub async fn dial(upstream: &Upstream, patience: Duration) -> Result<TcpStream, 
     // Without it small frames wait for acknowledgements; a socket that cannot be told still works.
     let _ = stream.set_nodelay(true);
     Ok(stream)
+}
+
+/// What a failure to dial says about the upstream.
+pub(super) fn fault_of(refusal: &Refusal) -> Fault {
+    match refusal {
+        Refusal::UpstreamConnectTimeout => Fault::ConnectTimeout,
+        _ => Fault::Connect,
+    }
 }
 
 /// Sends the upgrade and reads the answer's head.

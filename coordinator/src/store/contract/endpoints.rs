@@ -194,11 +194,59 @@ pub(super) async fn health_checks_are_replaced(bench: Bench) {
             .await
             .unwrap()
     );
+    assert!(
+        store
+            .set_health_check(wish.id, Some(&check()))
+            .await
+            .unwrap()
+    );
     assert_eq!(
         store.generation(worker).await.unwrap(),
-        1,
-        "only the row changes"
+        3,
+        "what is new is told, and once"
     );
+}
+
+pub(super) async fn health_checks_reach_the_workers(bench: Bench) {
+    let store = &*bench.store;
+    let worker = store.register_worker(&registration("w")).await.unwrap().id;
+    let mut wish = endpoint(worker, SlotWish::AnyPort);
+    wish.health_check = Some(check());
+    let opened = store
+        .open_endpoints(&[wish.clone()])
+        .await
+        .unwrap()
+        .remove(0);
+    let circuit = opened.unwrap().circuit;
+    assert_eq!(circuit.health_check, Some(check()));
+    assert_eq!(store.circuit(circuit.id).await.unwrap().unwrap(), circuit);
+
+    let slower = HealthCheck {
+        interval: 30.0,
+        ..check()
+    };
+    wish.health_check = Some(slower.clone());
+    for _ in 0..2 {
+        let again = store
+            .open_endpoints(&[wish.clone()])
+            .await
+            .unwrap()
+            .remove(0);
+        assert_eq!(again.unwrap().circuit.health_check, Some(slower.clone()));
+    }
+    store.set_health_check(wish.id, None).await.unwrap();
+    let events = store.events_after(worker, 0, 10).await.unwrap().unwrap();
+    let told: Vec<Option<HealthCheck>> = events
+        .into_iter()
+        .map(|event| match event.event.change {
+            Change::Created(circuits) => circuits[0].health_check.clone(),
+            Change::RouteUpdated(circuit, _) => circuit.health_check,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(told, [Some(check()), Some(slower), None]);
+    let held = store.worker_circuits(worker).await.unwrap().unwrap();
+    assert_eq!(held.circuits[0].health_check, None);
 }
 
 /// The circuit is stored as it was answered, and so does the event of its generation say.

@@ -9,6 +9,7 @@ mod endpoints;
 mod fleet;
 mod log;
 mod openings;
+mod reports;
 mod sessions;
 mod sharing;
 mod sqlite_files;
@@ -259,6 +260,10 @@ on_every_store! {
     endpoints::many_open_in_their_order_and_only_once,
     endpoints::nothing_is_kept_of_a_call_that_fails,
     endpoints::health_checks_are_replaced,
+    endpoints::health_checks_reach_the_workers,
+    reports::each_node_has_one_report,
+    reports::circuits_and_waiting_events_are_counted,
+    reports::circuits_of_endpoints_are_paged,
     endpoints::routes_come_change_and_go,
     endpoints::endpoints_and_circuits_end_together,
 }

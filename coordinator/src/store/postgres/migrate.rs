@@ -47,6 +47,10 @@ fn known() -> Result<Vec<Migration>> {
             "V3__leases",
             include_str!("../../../migrations/postgres/V3__leases.sql"),
         ),
+        (
+            "V4__route_reports",
+            include_str!("../../../migrations/postgres/V4__route_reports.sql"),
+        ),
     ];
     let read = |(name, sql)| Migration::unapplied(name, sql).doing(DOING);
     known.into_iter().map(read).collect()

@@ -16,6 +16,7 @@ mod leases;
 mod migrate;
 mod moves;
 mod pool;
+mod reports;
 mod rows;
 mod sessions;
 mod tokens;
@@ -28,6 +29,7 @@ use chrono::{DateTime, Utc};
 use deadpool_postgres::Object;
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
+use patchbay_common::route_report::RouteReport;
 use patchbay_common::worker::{AppFilter, Registration, Worker};
 use uuid::Uuid;
 
@@ -36,9 +38,9 @@ pub use pool::PostgresConfig;
 
 use super::error::Doing as _;
 use super::{
-    AuditEntry, AuditFilter, Cause, CircuitFilter, Closed, Ended, HealthCheck, LoggedEvent,
-    LongOpen, Moved, NewCircuit, NewEndpoint, Opened, Rerouted, Rerouting, Result, Reuse,
-    RouteChange, SessionToken, Store, WorkerCircuits, fit,
+    AuditEntry, AuditFilter, Cause, CircuitFilter, Closed, Ended, Figures, HealthCheck,
+    LoggedEvent, LongOpen, Moved, NewCircuit, NewEndpoint, NodeReport, Observer, Opened, Rerouted,
+    Rerouting, Result, Reuse, RouteChange, SessionToken, Store, WorkerCircuits, fit,
 };
 
 /// Runs `work` in a transaction that writes, again if others got in its way. A macro, because no
@@ -46,7 +48,8 @@ use super::{
 macro_rules! change {
     ($pool:expr, $doing:expr, |$tx:ident| $work:expr) => {{
         let mut attempt = 1;
-        loop {
+        let started = std::time::Instant::now();
+        let outcome = loop {
             let outcome = async {
                 let mut client = $pool.client($doing).await?;
                 let $tx = pool::begin(&mut client, $doing, pool::Access::Write).await?;
@@ -61,18 +64,26 @@ macro_rules! change {
                 }
                 outcome => break outcome,
             }
-        }
+        };
+        $pool.observe($doing, started.elapsed(), outcome.is_ok());
+        outcome
     }};
 }
 
 /// Runs `work` in a transaction that sees one moment and writes nothing.
 macro_rules! look {
     ($pool:expr, $doing:expr, |$tx:ident| $work:expr) => {{
-        let mut client = $pool.client($doing).await?;
-        let $tx = pool::begin(&mut client, $doing, pool::Access::Read).await?;
-        let answer = $work.await?;
-        $tx.commit().await.doing($doing)?;
-        Ok(answer)
+        let started = std::time::Instant::now();
+        let outcome = async {
+            let mut client = $pool.client($doing).await?;
+            let $tx = pool::begin(&mut client, $doing, pool::Access::Read).await?;
+            let answer = $work.await?;
+            $tx.commit().await.doing($doing)?;
+            Ok(answer)
+        };
+        let outcome = outcome.await;
+        $pool.observe($doing, started.elapsed(), outcome.is_ok());
+        outcome
     }};
 }
 
@@ -90,6 +101,13 @@ impl PostgresStore {
         Ok(Self {
             pool: Pool::new(config)?,
         })
+    }
+
+    /// The same store, whose every piece of work `observer` hears of.
+    #[must_use]
+    pub fn observed(mut self, observer: Observer) -> Self {
+        self.pool.observer = Some(observer);
+        self
     }
 }
 
@@ -355,6 +373,33 @@ impl Store for PostgresStore {
 
     async fn prune_events(&self, before: DateTime<Utc>) -> Result<u64> {
         change!(self.pool, "pruning events", |tx| events::prune(&tx, before))
+    }
+
+    async fn keep_report(
+        &self,
+        worker: WorkerId,
+        node: &str,
+        report: &RouteReport,
+    ) -> Result<bool> {
+        change!(self.pool, "keeping a report of routes", |tx| reports::keep(
+            &tx, worker, node, report
+        ))
+    }
+
+    async fn reports(&self, since: DateTime<Utc>) -> Result<Vec<NodeReport>> {
+        look!(self.pool, "reading reports of routes", |tx| reports::since(
+            &tx, since
+        ))
+    }
+
+    async fn figures(&self) -> Result<Figures> {
+        look!(self.pool, "counting circuits", |tx| reports::figures(&tx))
+    }
+
+    async fn endpoint_page(&self, after: Option<CircuitId>, limit: usize) -> Result<Vec<Circuit>> {
+        look!(self.pool, "listing circuits", |tx| reports::endpoint_page(
+            &tx, after, limit
+        ))
     }
 
     async fn audit(&self, filter: &AuditFilter, limit: usize) -> Result<Vec<AuditEntry>> {

@@ -8,7 +8,8 @@ use crate::store::stored::{CircuitRow, EventRow, WorkerRow};
 pub(super) const CIRCUIT: &str = "c.id, c.app, c.protocol::text, c.worker, c.app_mode::text, \
     c.frontend_mode::text, c.port, c.subdomain, c.envs, c.arguments, c.open_to_public, \
     c.allowed_client_ips, c.user_id, c.endpoint_id, c.runtime_variant, c.session_ids, \
-    c.route_info, c.created_at, c.updated_at, c.origin_request_id";
+    c.route_info, c.created_at, c.updated_at, c.origin_request_id, \
+    (SELECT p.health_check_config FROM endpoints p WHERE p.id = c.endpoint_id)";
 
 /// Columns of `workers w`, in the order [`worker`] reads them.
 pub(super) const WORKER: &str = "w.id, w.authority, w.frontend_mode::text, w.protocol::text, \
@@ -45,6 +46,7 @@ pub(super) fn circuit(row: &Row) -> Read<CircuitRow> {
         created_at: row.try_get(17)?,
         updated_at: row.try_get(18)?,
         origin_request_id: row.try_get(19)?,
+        health_check: row.try_get(20)?,
     })
 }
 

@@ -10,7 +10,7 @@ use rusqlite::{OptionalExtension, Params, Transaction, params};
 use serde_json::{Value, json};
 
 use super::rows::{self, micros};
-use super::{allocate, audit, events, workers};
+use super::{allocate, audit, endpoints, events, workers};
 use crate::store::audit::Record;
 use crate::store::error::Doing;
 use crate::store::stored::{self, CircuitRow};
@@ -31,7 +31,10 @@ pub(super) fn open(tx: &Transaction<'_>, new: &NewCircuit) -> Result<Opened> {
     }
     let mut worker = workers::get(tx, new.worker)?.ok_or(StoreError::NoSuchWorker(new.worker))?;
     let slot = allocate::slot(tx, new, &worker)?;
-    let circuit = stored::born(new, &slot, timestamp::now());
+    let mut circuit = stored::born(new, &slot, timestamp::now());
+    if let Some(endpoint) = new.endpoint_id {
+        circuit.health_check = endpoints::check_of(tx, endpoint)?;
+    }
     insert(tx, &circuit, &worker, &slot)?;
     worker.occupied_slots = occupy(tx, worker.id, 1)?;
     let record = Record::new(Action::Opened, &circuit, &worker.authority);

@@ -7,7 +7,7 @@ use patchbay_common::event::Change;
 use patchbay_common::id::{CircuitId, EndpointId};
 use patchbay_common::subdomain;
 use patchbay_common::timestamp;
-use rusqlite::{Transaction, params};
+use rusqlite::{OptionalExtension as _, Transaction, params};
 use serde_json::json;
 
 use super::rows::micros;
@@ -33,9 +33,15 @@ pub(super) fn open(tx: &Transaction<'_>, endpoints: &[NewEndpoint]) -> Result<Ve
     endpoints
         .iter()
         .map(|endpoint| {
-            keep(tx, endpoint)?;
+            let rechecked = keep(tx, endpoint)?;
             match (held.remove(&endpoint.id), &endpoint.circuit) {
-                (Some(circuit), _) => found(tx, circuit).map(Some),
+                (Some(mut circuit), _) => {
+                    circuit.health_check.clone_from(&endpoint.health_check);
+                    if rechecked {
+                        tell(tx, endpoint.id)?;
+                    }
+                    found(tx, circuit).map(Some)
+                }
                 (None, Some(new)) => open_one(tx, new).map(Some),
                 (None, None) => Ok(None),
             }
@@ -43,8 +49,10 @@ pub(super) fn open(tx: &Transaction<'_>, endpoints: &[NewEndpoint]) -> Result<Ve
         .collect()
 }
 
-fn keep(tx: &Transaction<'_>, endpoint: &NewEndpoint) -> Result<()> {
+/// Writes an endpoint's row; true if it was there and is to be checked in another way from now on.
+fn keep(tx: &Transaction<'_>, endpoint: &NewEndpoint) -> Result<bool> {
     let check = endpoint.health_check.as_ref();
+    let rechecked = differs(tx, endpoint.id, check)?;
     tx.prepare_cached(
         "INSERT INTO endpoints (id, health_check_enabled, health_check_config, created_at, \
          updated_at) VALUES (?1, ?2, ?3, ?4, ?4) ON CONFLICT (id) DO UPDATE SET \
@@ -59,8 +67,47 @@ fn keep(tx: &Transaction<'_>, endpoint: &NewEndpoint) -> Result<()> {
             micros(timestamp::now()),
         ])
     })
-    .map(drop)
+    .doing(KEEPING)?;
+    Ok(rechecked)
+}
+
+/// Whether the endpoint is there with another check.
+fn differs(tx: &Transaction<'_>, id: EndpointId, check: Option<&HealthCheck>) -> Result<bool> {
+    let config = stored::health_check(check)?.to_string();
+    tx.query_row(
+        "SELECT count(*) FROM endpoints WHERE id = ?1 AND health_check_config IS NOT ?2",
+        params![id.to_string(), config],
+        |row| row.get::<_, i64>(0),
+    )
+    .map(|count| count > 0)
     .doing(KEEPING)
+}
+
+/// How an endpoint's routes are checked.
+pub(super) fn check_of(tx: &Transaction<'_>, id: EndpointId) -> Result<Option<HealthCheck>> {
+    let text: Option<Option<String>> = tx
+        .query_row(
+            "SELECT health_check_config FROM endpoints WHERE id = ?1",
+            [id.to_string()],
+            |row| row.get(0),
+        )
+        .optional()
+        .doing(KEEPING)?;
+    let config = text
+        .flatten()
+        .and_then(|text| serde_json::from_str(&text).ok());
+    Ok(config.and_then(stored::readable_health_check))
+}
+
+/// Logs for the endpoint's worker how its routes are checked now. The outbox sends it.
+fn tell(tx: &Transaction<'_>, id: EndpointId) -> Result<()> {
+    for circuit in circuits_of(tx, &[id])? {
+        let (id, routes) = (circuit.worker, circuit.route_info.clone());
+        let worker = workers::get(tx, id)?.ok_or(StoreError::NoSuchWorker(id))?;
+        let change = Change::RouteUpdated(Box::new(circuit), routes);
+        events::log(tx, id, &worker.authority, change, None)?;
+    }
+    Ok(())
 }
 
 fn unwritable(error: StoreError) -> rusqlite::Error {
@@ -106,18 +153,23 @@ pub(super) fn set_health_check(
     check: Option<&HealthCheck>,
 ) -> Result<bool> {
     let config = stored::health_check(check)?.to_string();
-    tx.execute(
-        "UPDATE endpoints SET health_check_enabled = ?2, health_check_config = ?3, \
+    let rechecked = differs(tx, id, check)?;
+    let rows = tx
+        .execute(
+            "UPDATE endpoints SET health_check_enabled = ?2, health_check_config = ?3, \
          updated_at = ?4 WHERE id = ?1",
-        params![
-            id.to_string(),
-            check.is_some(),
-            config,
-            micros(timestamp::now())
-        ],
-    )
-    .map(|rows| rows > 0)
-    .doing("keeping a health check")
+            params![
+                id.to_string(),
+                check.is_some(),
+                config,
+                micros(timestamp::now())
+            ],
+        )
+        .doing("keeping a health check")?;
+    if rechecked {
+        tell(tx, id)?;
+    }
+    Ok(rows > 0)
 }
 
 /// Forgets endpoints and closes their circuits.

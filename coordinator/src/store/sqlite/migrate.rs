@@ -26,6 +26,10 @@ fn known() -> Result<Vec<Migration>> {
             "V2__audit",
             include_str!("../../../migrations/sqlite/V2__audit.sql"),
         ),
+        (
+            "V4__route_reports",
+            include_str!("../../../migrations/sqlite/V4__route_reports.sql"),
+        ),
     ];
     let read = |(name, sql)| Migration::unapplied(name, sql).doing(DOING);
     known.into_iter().map(read).collect()

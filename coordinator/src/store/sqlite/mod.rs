@@ -12,6 +12,7 @@ mod endpoints;
 mod events;
 mod migrate;
 mod moves;
+mod reports;
 mod rows;
 mod sessions;
 mod tokens;
@@ -25,6 +26,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
+use patchbay_common::route_report::RouteReport;
 use patchbay_common::worker::{AppFilter, Registration, Worker};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::Mutex;
@@ -32,9 +34,9 @@ use uuid::Uuid;
 
 use super::error::Doing;
 use super::{
-    AuditEntry, AuditFilter, Cause, CircuitFilter, Closed, Ended, HealthCheck, LoggedEvent,
-    LongOpen, Moved, NewCircuit, NewEndpoint, Opened, Rerouted, Rerouting, Result, Reuse,
-    RouteChange, SessionToken, Store, StoreError, WorkerCircuits, fit,
+    AuditEntry, AuditFilter, Cause, CircuitFilter, Closed, Ended, Figures, HealthCheck,
+    LoggedEvent, LongOpen, Moved, NewCircuit, NewEndpoint, NodeReport, Observer, Opened, Rerouted,
+    Rerouting, Result, Reuse, RouteChange, SessionToken, Store, StoreError, WorkerCircuits, fit,
 };
 
 /// How long a statement waits for another process to let go of the file.
@@ -47,6 +49,7 @@ pub struct SqliteStore {
     place: Place,
     /// Opened at the first use, so that a check of the configuration creates no file.
     connection: Arc<Mutex<Option<Connection>>>,
+    observer: Option<Observer>,
 }
 
 #[derive(Clone)]
@@ -80,7 +83,15 @@ impl SqliteStore {
         Self {
             place,
             connection: Arc::default(),
+            observer: None,
         }
+    }
+
+    /// The same store, whose every piece of work `observer` hears of.
+    #[must_use]
+    pub fn observed(mut self, observer: Observer) -> Self {
+        self.observer = Some(observer);
+        self
     }
 
     /// Names the file in a refusal of what it holds.
@@ -100,13 +111,18 @@ impl SqliteStore {
         T: Send + 'static,
         F: FnOnce(&mut Connection) -> Result<T> + Send + 'static,
     {
+        let started = std::time::Instant::now();
         let place = self.place.clone();
         let mut slot = Arc::clone(&self.connection).lock_owned().await;
         let task = tokio::task::spawn_blocking(move || match slot.as_mut() {
             Some(connection) => work(connection),
             None => work(slot.insert(connect(&place)?)),
         });
-        task.await.doing(doing)?
+        let outcome = task.await.doing(doing)?;
+        if let Some(observer) = &self.observer {
+            observer(doing, started.elapsed(), outcome.is_ok());
+        }
+        outcome
     }
 
     /// Runs `work` in a transaction that writes.
@@ -475,6 +491,37 @@ impl Store for SqliteStore {
     async fn prune_events(&self, before: DateTime<Utc>) -> Result<u64> {
         self.change("pruning events", move |tx| events::prune(tx, before))
             .await
+    }
+
+    async fn keep_report(
+        &self,
+        worker: WorkerId,
+        node: &str,
+        report: &RouteReport,
+    ) -> Result<bool> {
+        let (node, report) = (node.to_owned(), report.clone());
+        self.change("keeping a report of routes", move |tx| {
+            reports::keep(tx, worker, &node, &report)
+        })
+        .await
+    }
+
+    async fn reports(&self, since: DateTime<Utc>) -> Result<Vec<NodeReport>> {
+        self.look("reading reports of routes", move |tx| {
+            reports::since(tx, since)
+        })
+        .await
+    }
+
+    async fn figures(&self) -> Result<Figures> {
+        self.look("counting circuits", reports::figures).await
+    }
+
+    async fn endpoint_page(&self, after: Option<CircuitId>, limit: usize) -> Result<Vec<Circuit>> {
+        self.look("listing circuits", move |tx| {
+            reports::endpoint_page(tx, after, limit)
+        })
+        .await
     }
 
     async fn audit(&self, filter: &AuditFilter, limit: usize) -> Result<Vec<AuditEntry>> {

@@ -13,7 +13,8 @@ use crate::store::stored::{CircuitRow, EventRow, WorkerRow};
 pub(super) const CIRCUIT: &str = "c.id, c.app, c.protocol, c.worker, c.app_mode, c.frontend_mode, \
      c.port, c.subdomain, c.envs, c.arguments, c.open_to_public, c.allowed_client_ips, c.user_id, \
      c.endpoint_id, c.runtime_variant, c.session_ids, c.route_info, c.created_at, c.updated_at, \
-     c.origin_request_id";
+     c.origin_request_id, \
+     (SELECT p.health_check_config FROM endpoints p WHERE p.id = c.endpoint_id)";
 
 /// Columns of `workers w`, as [`worker`] reads them.
 pub(super) const WORKER: &str = "w.id, w.authority, w.frontend_mode, w.protocol, w.hostname, \
@@ -53,6 +54,7 @@ pub(super) fn circuit(row: &Row<'_>) -> rusqlite::Result<CircuitRow> {
         created_at: Some(time(row, 17)?),
         updated_at: Some(time(row, 18)?),
         origin_request_id: row.get(19)?,
+        health_check: optional_json(row, 20)?,
     })
 }
 
@@ -116,6 +118,12 @@ pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<DateTime<Ut
 pub(super) fn json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
     let text: String = row.get(column)?;
     serde_json::from_str(&text).map_err(|cause| unreadable(column, cause))
+}
+
+/// JSON where there is any that can be read.
+fn optional_json(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Value>> {
+    let text: Option<String> = row.get(column)?;
+    Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
 }
 
 /// JSON, or the text itself if it is none: the reader of the row says what is wrong with it.
