@@ -5,6 +5,8 @@
 
 mod a_python_coordinator_is_served;
 mod a_session_is_mapped_to_a_route;
+mod a_successor_takes_over;
+mod an_app_that_starts_late;
 mod an_opening_is_routable_when_answered;
 mod an_operator_asks_from_a_shell;
 mod bodies_stream_both_ways;
@@ -32,6 +34,8 @@ mod survive_postgres_restart;
 mod survive_redis_outage;
 mod survive_worker_restart;
 mod websocket_through_a_circuit;
+mod what_a_client_may_cost;
+mod what_became_of_a_request;
 mod without_redis_the_stream_carries_events;
 
 /// Writes a measured figure past the test runner, which keeps what scenarios print to itself.

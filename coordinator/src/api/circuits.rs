@@ -43,12 +43,11 @@ pub(crate) async fn read(
     };
     let circuit = app.store.circuit(id(&segment, "circuit")?).await?;
     let circuit = circuit.ok_or(ApiError::NoSuch("circuit"))?;
-    let health = match health {
-        true => Some(route_health::of(&app, &circuit).await?),
-        false => None,
-    };
-    let shown = shown(&app, circuit).await?;
-    Ok(Answer(Shown { health, ..shown }).into_response())
+    let mut shown = shown(&app, circuit).await?;
+    if health {
+        shown.health = Some(route_health::of(&app, &shown.circuit).await?);
+    }
+    Ok(Answer(shown).into_response())
 }
 
 async fn shown(app: &App, circuit: Circuit) -> Result<Shown, ApiError> {

@@ -1,5 +1,7 @@
 //! The table of operations: what each method of each path is for, asks for and answers.
 
+mod own;
+
 use serde_json::{Value, json};
 
 /// Who may call.
@@ -560,6 +562,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Operation> {
         CIRCUIT_CALLS,
         OPENING_CALLS,
         ENDPOINT_CALLS,
+        own::OWN_CALLS,
     ]
     .into_iter()
     .flatten()

@@ -306,6 +306,41 @@ const OBJECTS: &[(&str, &str)] = &[
          request_id: text?",
     ),
     ("EndpointToken", "token: text"),
+    (
+        "Joined",
+        "worker_id: uuid\ngeneration: count\nroutes: Circuit[]",
+    ),
+    ("ListedWorkers", "workers: ListedWorker[]"),
+    (
+        "ListedWorker",
+        "authority: text\nfrontend_mode: frontend\nprotocol: protocol\nhostname: text
+         tls_listen: flag\ntls_advertised: flag\napi_port: port\nport_range: ports?
+         wildcard_domain: text?\nwildcard_traffic_port: port?\nfiltered_apps_only: flag
+         traefik_last_used_marker_path: text?\naccepted_traffics: mode[]\nid: uuid
+         created_at: time\nupdated_at: time\navailable_slots: int\noccupied_slots: int
+         nodes: int\nslots: Slot[]\ngeneration?: count\nstatus: text",
+    ),
+    (
+        "MappingOrder",
+        "session_id: uuid\nservice: filled\nkernel_host: filled\nkernel_port: port
+         protocol?: protocol\nworker?: filled\nport?: port\nsubdomain?: filled\nuser_id?: uuid
+         project_id?: filled\naccess_key?: filled\ndomain_name?: filled\nenvs?: object
+         args?: text?\nopen_to_public?: flag\nallowed_client_ips?: text?",
+    ),
+    ("KernelAddress", "kernel_host: filled\nkernel_port: port"),
+    (
+        "Mapping",
+        "id: uuid\nsession_id: uuid?\nservice: text?\nprotocol: protocol\nkernel_host: text?
+         kernel_port: port?\nworker: MappingHost\nfrontend_mode: frontend\nport: port?
+         subdomain: text?\nurl: text\nopen_to_public: flag\nuser_id: uuid?\nendpoint_id: uuid?
+         created_at: time\nupdated_at: time\nsetup_url?: text",
+    ),
+    ("MappingHost", "id: uuid\nauthority: text\navailable: flag"),
+    ("Mappings", "routes: Mapping[]\nnext: uuid?"),
+    (
+        "SessionEnded",
+        "success: flag\nclosed: count\nchanged: count",
+    ),
 ];
 
 const CIRCUIT: &str = "id: uuid\napp: text?\nprotocol: protocol\nworker: uuid\napp_mode: mode
@@ -313,4 +348,4 @@ const CIRCUIT: &str = "id: uuid\napp: text?\nprotocol: protocol\nworker: uuid\na
      allowed_client_ips: text?\nport: port?\nsubdomain: text?\nuser_id: uuid?\nendpoint_id: uuid?
      runtime_variant: text?\nroute_info: Route[]\nsession_ids: uuid[]\ncreated_at: time
      updated_at: time\norigin_request_id?: text?\nhealth_check?: HealthCheck?
-     health?: CircuitHealth";
+     available?: flag\nhealth?: CircuitHealth";
