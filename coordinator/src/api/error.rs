@@ -209,6 +209,15 @@ fn unavailable() -> Problem {
     )
 }
 
+fn conflict() -> Problem {
+    Problem::new(
+        StatusCode::CONFLICT,
+        "appproxy/conflict",
+        "Already taken.",
+        "agent_setup_already-exists",
+    )
+}
+
 fn unreachable() -> Problem {
     Problem::new(
         StatusCode::BAD_GATEWAY,
@@ -288,14 +297,7 @@ impl From<&ApiError> for Problem {
             .msg(error),
             ApiError::NoSuch(noun) => no_such(noun),
             ApiError::Unreachable => unreachable().msg(error),
-            ApiError::Conflict { msg, data } => Self::new(
-                StatusCode::CONFLICT,
-                "appproxy/conflict",
-                "Already taken.",
-                "agent_setup_already-exists",
-            )
-            .msg(msg)
-            .data(data.clone()),
+            ApiError::Conflict { msg, data } => conflict().msg(msg).data(data.clone()),
             ApiError::Busy(msg) => unavailable().msg(msg),
             ApiError::Open(error) => opening(error),
             ApiError::Endpoint(error) => endpoints(error),

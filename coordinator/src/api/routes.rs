@@ -22,16 +22,6 @@ pub fn router(app: App) -> Router {
         .route("/health/livez", shared(get(health::alive)))
         .route("/health/readyz", shared(get(health::ready)))
         .route("/health/status", shared(get(health::workers)))
-        .route("/health/summary", shared(get(route_health::summary)))
-        .route("/health/endpoints", shared(get(route_health::endpoints)))
-        .route(
-            "/health/circuits/{circuit_id}",
-            shared(get(route_health::circuit)),
-        )
-        .route(
-            "/api/worker/{id}/route-health",
-            shared(post(route_health::report)),
-        )
         .route("/metrics", shared(get(metrics::expose)))
         .route("/openapi.json", shared(get(openapi::document_json)))
         .route("/docs", shared(get(openapi::page)))
@@ -76,6 +66,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/api/circuit/{id}", shared(delete(circuits::close)))
         .route("/api/v1/route", shared(post(relay::route)))
         .merge(endpoints())
+        .merge(conditions())
         .merge(own())
         .merge(relayed)
         .method_not_allowed_fallback(no_method)
@@ -85,6 +76,21 @@ pub fn router(app: App) -> Router {
     Router::new()
         .fallback_service(table)
         .layer(from_fn_with_state(app, edge::exchange))
+}
+
+/// How routes are.
+fn conditions() -> Router<App> {
+    Router::new()
+        .route("/health/summary", shared(get(route_health::summary)))
+        .route("/health/endpoints", shared(get(route_health::endpoints)))
+        .route(
+            "/health/circuits/{circuit_id}",
+            shared(get(route_health::circuit)),
+        )
+        .route(
+            "/api/worker/{id}/route-health",
+            shared(post(route_health::report)),
+        )
 }
 
 /// What the Manager calls for model serving.

@@ -7,7 +7,7 @@ use axum::body::Body;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::desk::{Desk, bare, conf, port_worker, wildcard_worker};
+use crate::desk::{Desk, SESSION, bare, conf, port_worker, wildcard_worker};
 
 async fn document(desk: &Desk) -> Value {
     let answer = desk.send(
@@ -124,11 +124,103 @@ fn misfit(document: &Value, schema: &Value, value: &Value, place: &str) -> Optio
     }
 }
 
+const ENDPOINT: &str = "aaaaaaaa-0000-4000-8000-000000000001";
+
+/// Calls in an order in which all of them succeed: method, path, query.
+const CALLS: &str = "get /status
+    get /health
+    get /health/status
+    get /openapi.json
+    get /api/worker
+    get /api/worker/{id}
+    get /workers
+    get /routes
+    get /routes/{id}
+    put /routes/{id}
+    post /workers/register
+    post /api/v1/route
+    get /health/summary
+    get /api/audit ?limit=1
+    post /api/worker/{id}/route-health
+    get /health/circuits/{circuit_id}
+    get /api/circuit/{id} ?health=1
+    patch /api/worker/{id}
+    get /api/worker/{id}/circuits
+    get /v1/api/worker
+    get /api/circuit/{id}
+    get /api/circuit/{id}/statistics
+    get /api/slots ?in_use=false
+    get /v1/api/slots
+    post /v2/conf
+    post /v2/endpoints/bulk
+    post /v2/endpoints/bulk/routes
+    post /v2/endpoints/bulk/routes/register
+    post /v2/endpoints/bulk/routes/unregister
+    get /health/endpoints
+    put /v2/endpoints/{id}/health-check
+    post /v2/endpoints/{id}/token
+    delete /v2/endpoints/bulk
+    delete /v1/api/circuit/{id}
+    delete /routes ?session_id=6f0a7a52-6c2e-4a56-8f3c-2f1a0f4c9d01";
+
+/// A path with the ids of what there is.
+fn target(path: &str, worker: &str, circuit: &str) -> String {
+    let id = match path {
+        path if path.starts_with("/api/worker/") => worker,
+        path if path.starts_with("/v2/endpoints/") => ENDPOINT,
+        _ => circuit,
+    };
+    path.replace("{id}", id).replace("{circuit_id}", id)
+}
+
+/// What a call is sent with.
+fn sent(method: &str, path: &str, circuit: &str) -> Option<Value> {
+    let id = ENDPOINT;
+    let of_endpoint = |more: Value| {
+        let mut item = json!({"deployment_id": id});
+        item.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        json!({"endpoints": [item]})
+    };
+    Some(match (method, path) {
+        ("put", "/routes/{id}") => json!({"kernel_host": "10.10.0.5", "kernel_port": 30730}),
+        ("post", "/workers/register") => port_worker("w1", 10_300, 10_303),
+        ("post", "/api/v1/route") => json!({"session_id": SESSION, "app": "jupyter"}),
+        ("post", "/api/worker/{id}/route-health") => {
+            json!({"circuits": [{"circuit": circuit, "routes": 1, "down": [{
+                "session": id, "address": "10.10.0.5:30730", "since": "2026-11-20T15:36:50Z",
+                "error": "it refuses connections"}]}]})
+        }
+        ("post", "/v2/conf") => conf(),
+        ("post", "/v2/endpoints/bulk") => of_endpoint(json!({
+            "service_name": "llm",
+            "tags": {"session": {"user_uuid": id, "project_id": id, "domain_name": "default"},
+                "endpoint": {"id": id, "runtime_variant": "vllm", "existing_url": null}},
+            "health_check": {"enable": true, "path": "/health"},
+        })),
+        ("post", "/v2/endpoints/bulk/routes/unregister") => of_endpoint(json!({"route_ids": [id]})),
+        ("post", "/v2/endpoints/bulk/routes" | "/v2/endpoints/bulk/routes/register") => {
+            of_endpoint(json!({"routes": [{"session_id": id, "route_id": id,
+                "kernel_host": "10.0.0.1", "kernel_port": 8000}]}))
+        }
+        ("put", "/v2/endpoints/{id}/health-check") => json!({"health_check": null}),
+        ("post", "/v2/endpoints/{id}/token") => {
+            json!({"user_uuid": id, "exp": "2030-01-01T00:00:00Z"})
+        }
+        ("delete", "/v2/endpoints/bulk") => of_endpoint(json!({})),
+        _ => return None,
+    })
+}
+
 #[tokio::test]
 async fn answers_look_as_the_document_says() {
     let desk = Desk::open().await;
     let document = document(&desk).await;
-    let port = desk.serving_worker(port_worker("w1", 10_300, 10_303)).await;
+    let worker = desk
+        .serving_worker(port_worker("w1", 10_300, 10_303))
+        .await
+        .to_string();
     let mut wildcard = wildcard_worker("w2");
     wildcard["accepted_traffics"] = json!(["inference"]);
     desk.serving_worker(wildcard).await;
@@ -137,165 +229,18 @@ async fn answers_look_as_the_document_says() {
         .await
         .expect(200);
     let held = desk
-        .get(&format!("/api/worker/{port}/circuits"))
+        .get(&format!("/api/worker/{worker}/circuits"))
         .await
         .json();
-    let circuit = held["circuits"][0]["id"].as_str().unwrap().to_owned();
-    let id = "aaaaaaaa-0000-4000-8000-000000000001";
-    let item = json!({
-        "deployment_id": id, "service_name": "llm",
-        "tags": {"session": {"user_uuid": id, "project_id": id, "domain_name": "default"},
-            "endpoint": {"id": id, "runtime_variant": "vllm", "existing_url": null}},
-        "health_check": {"enable": true, "path": "/health"},
-    });
-    let routes = json!({"endpoints": [{"deployment_id": id, "routes": [
-        {"session_id": id, "route_id": id, "kernel_host": "10.0.0.1", "kernel_port": 8000}]}]});
-    let dropped = json!({"endpoints": [{"deployment_id": id, "route_ids": [id]}]});
-    let ids = json!({"endpoints": [{"deployment_id": id}]});
-    let report = json!({"circuits": [{"circuit": circuit, "routes": 1, "down": [{
-        "session": id, "address": "10.10.0.5:30729", "since": "2026-11-20T15:36:50Z",
-        "error": "it refuses connections"}]}]});
-    let one = format!("/v2/endpoints/{id}");
-    let calls = [
-        ("get", "/status", "/status".to_owned(), None),
-        ("get", "/health", "/health".into(), None),
-        ("get", "/health/status", "/health/status".into(), None),
-        ("get", "/openapi.json", "/openapi.json".into(), None),
-        ("get", "/api/worker", "/api/worker".into(), None),
-        (
-            "get",
-            "/api/worker/{id}",
-            format!("/api/worker/{port}"),
-            None,
-        ),
-        (
-            "post",
-            "/api/v1/route",
-            "/api/v1/route".into(),
-            Some(json!({"session_id": crate::desk::SESSION, "app": "jupyter"})),
-        ),
-        ("get", "/workers", "/workers".into(), None),
-        ("get", "/routes", "/routes".into(), None),
-        ("get", "/routes/{id}", format!("/routes/{circuit}"), None),
-        (
-            "put",
-            "/routes/{id}",
-            format!("/routes/{circuit}"),
-            Some(json!({"kernel_host": "10.10.0.5", "kernel_port": 30730})),
-        ),
-        (
-            "post",
-            "/workers/register",
-            "/workers/register".into(),
-            Some(port_worker("w1", 10_300, 10_303)),
-        ),
-        ("get", "/health/summary", "/health/summary".into(), None),
-        ("get", "/api/audit", "/api/audit?limit=1".into(), None),
-        (
-            "post",
-            "/api/worker/{id}/route-health",
-            format!("/api/worker/{port}/route-health"),
-            Some(report),
-        ),
-        (
-            "get",
-            "/health/circuits/{circuit_id}",
-            format!("/health/circuits/{circuit}"),
-            None,
-        ),
-        (
-            "get",
-            "/api/circuit/{id}",
-            format!("/api/circuit/{circuit}?health=1"),
-            None,
-        ),
-        (
-            "patch",
-            "/api/worker/{id}",
-            format!("/api/worker/{port}"),
-            None,
-        ),
-        (
-            "get",
-            "/api/worker/{id}/circuits",
-            format!("/api/worker/{port}/circuits"),
-            None,
-        ),
-        ("get", "/v1/api/worker", "/v1/api/worker".into(), None),
-        (
-            "get",
-            "/api/circuit/{id}",
-            format!("/api/circuit/{circuit}"),
-            None,
-        ),
-        (
-            "get",
-            "/api/circuit/{id}/statistics",
-            format!("/api/circuit/{circuit}/statistics"),
-            None,
-        ),
-        ("get", "/api/slots", "/api/slots?in_use=false".into(), None),
-        ("get", "/v1/api/slots", "/v1/api/slots".into(), None),
-        ("post", "/v2/conf", "/v2/conf".into(), Some(conf())),
-        (
-            "post",
-            "/v2/endpoints/bulk",
-            "/v2/endpoints/bulk".into(),
-            Some(json!({"endpoints": [item]})),
-        ),
-        (
-            "post",
-            "/v2/endpoints/bulk/routes",
-            "/v2/endpoints/bulk/routes".into(),
-            Some(routes.clone()),
-        ),
-        (
-            "post",
-            "/v2/endpoints/bulk/routes/register",
-            "/v2/endpoints/bulk/routes/register".into(),
-            Some(routes),
-        ),
-        (
-            "post",
-            "/v2/endpoints/bulk/routes/unregister",
-            "/v2/endpoints/bulk/routes/unregister".into(),
-            Some(dropped),
-        ),
-        ("get", "/health/endpoints", "/health/endpoints".into(), None),
-        (
-            "put",
-            "/v2/endpoints/{id}/health-check",
-            format!("{one}/health-check"),
-            Some(json!({"health_check": null})),
-        ),
-        (
-            "post",
-            "/v2/endpoints/{id}/token",
-            format!("{one}/token"),
-            Some(json!({"user_uuid": id, "exp": "2030-01-01T00:00:00Z"})),
-        ),
-        (
-            "delete",
-            "/v2/endpoints/bulk",
-            "/v2/endpoints/bulk".into(),
-            Some(ids),
-        ),
-        (
-            "delete",
-            "/v1/api/circuit/{id}",
-            format!("/v1/api/circuit/{circuit}"),
-            None,
-        ),
-        (
-            "delete",
-            "/routes",
-            format!("/routes?session_id={}", crate::desk::SESSION),
-            None,
-        ),
-    ];
-    for (method, path, target, body) in calls {
+    let circuit = held["circuits"][0]["id"].as_str().unwrap();
+    for line in CALLS.lines() {
+        let mut words = line.split_whitespace();
+        let (method, path) = (words.next().unwrap(), words.next().unwrap());
+        let query = words.next().unwrap_or_default();
         let verb = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
-        let answer = desk.call(verb, &target, body).await.expect(200).json();
+        let target = format!("{}{query}", target(path, &worker, circuit));
+        let answer = desk.call(verb, &target, sent(method, path, circuit)).await;
+        let answer = answer.expect(200).json();
         let operation = &document["paths"][path][method];
         let schema = &operation["responses"]["200"]["content"]["application/json"]["schema"];
         assert!(schema.is_object(), "{method} {path} is not described");

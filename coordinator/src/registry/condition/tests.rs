@@ -78,7 +78,9 @@ fn nodes_are_heard_together() {
     use Condition::{Degraded, Healthy, Unhealthy, Unknown};
     let alive = worker(WorkerStatus::Alive);
     let both = circuit(&alive, &[1, 2]);
-    let cases: [(&[&[u16]], Condition, [Condition; 2]); 5] = [
+    // What each node says is down; the circuit, and its two routes.
+    type Case<'a> = (&'a [&'a [u16]], Condition, [Condition; 2]);
+    let cases: [Case<'_>; 5] = [
         (&[], Unknown, [Unknown, Unknown]),
         (&[&[], &[]], Healthy, [Healthy, Healthy]),
         (&[&[1], &[1]], Degraded, [Unhealthy, Healthy]),
