@@ -93,7 +93,10 @@ impl Plan {
             }
             Err(ties) => {
                 for tie in ties {
-                    flaws.push((format!("routes.{}", tie.first), tie.to_string()));
+                    // What was found gives way to what was written.
+                    let found = wanted.found.contains(&tie.second);
+                    let name = if found { &tie.second } else { &tie.first };
+                    flaws.push((format!("routes.{name}"), tie.to_string()));
                 }
             }
         }
