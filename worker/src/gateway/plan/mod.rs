@@ -45,7 +45,12 @@ impl Plan {
         let mut plan = Self::default();
         for (name, section) in &wanted.middleware {
             let known = before.and_then(|plan| plan.middleware.get(name));
-            let known = known.filter(|(settings, _)| settings == section);
+            // The same file may hold another key now.
+            let has_file = section
+                .jwt
+                .as_ref()
+                .is_some_and(|jwt| jwt.public_key.is_some());
+            let known = known.filter(|(settings, _)| settings == section && !has_file);
             let stage = match known {
                 Some((_, stage)) => Some(stage.clone()),
                 None => middleware::build(name, section, &mut flaws),
