@@ -15,11 +15,13 @@ use patchbay_common::permit::PermitKey;
 use patchbay_common::token::TokenKey;
 use patchbay_common::worker::AppFilter;
 
+mod limits;
 mod sections;
 mod upstreams;
 
 use crate::gateway::config::{self as gateway, GatewayConfig};
 
+pub use limits::Limits;
 pub use sections::{Cors, Permit, Server, Sync, Timeouts};
 use sections::{PortProxy, ProxyWorker, WildcardDomain};
 
@@ -97,6 +99,8 @@ pub struct Config {
     pub has_circuits: bool,
     /// `[gateway]`.
     pub gateway: Option<GatewayConfig>,
+    /// `[limits]`.
+    pub limits: Limits,
     /// `[upstreams]`.
     pub upstreams: crate::upstream::Settings,
 }
@@ -253,6 +257,7 @@ impl Config {
             cors: l.section("cors", Strictness::Ours),
             has_circuits,
             gateway,
+            limits: l.section::<Limits>("limits", Strictness::Ours).check(l),
             upstreams: l
                 .section::<upstreams::Upstreams>("upstreams", Strictness::Ours)
                 .settings(l),

@@ -35,6 +35,7 @@ use crate::admin::Admin;
 use crate::conduct::{Conduct, Entrance};
 use crate::config::{Config, Frontend};
 use crate::context::MAX_ATTEMPTS;
+use crate::explain::Explain;
 use crate::frontend::{
     Acceptor, Carry, ConnectionGate, HttpCarrier, ListenError, LiveTls, PortRange, TcpCarrier,
     bind, load_tls, reload_tls,
@@ -101,11 +102,15 @@ pub fn run(config: Config, source: Source) -> anyhow::Result<()> {
         table: Arc::new(Table::watched(Arc::clone(&prober))),
         drain: Drain::new(),
         prober,
-        gate: Arc::new(ConnectionGate::new(config.server.max_connections)),
+        gate: Arc::new(ConnectionGate::per_address(
+            config.server.max_connections,
+            config.limits.connections_per_address,
+        )),
         access_log: Arc::new(
             AccessLog::start(config.server.access_log, format)
                 .context("the access log cannot be started")?,
         ),
+        explain: Arc::new(Explain::new(config.server.explain_requests)),
         link: watch::channel(None).0,
         gateway,
         succession,
@@ -151,6 +156,7 @@ struct Rooms {
     prober: Arc<Prober>,
     gate: Arc<ConnectionGate>,
     access_log: Arc<AccessLog>,
+    explain: Arc<Explain>,
     /// The line to the coordinator, once it is up.
     link: watch::Sender<Option<Arc<Link>>>,
     /// The gateway, if there is one.
@@ -360,6 +366,7 @@ impl BackgroundService for Traffic {
             setup,
             Arc::clone(&link),
             Arc::clone(&metrics),
+            Arc::clone(&rooms.explain),
         ));
         let gate = Arc::new(ConnectionGate::new(API_CONNECTIONS));
         let api = self.acceptor(self.carrier(admin), &gate);
@@ -458,6 +465,8 @@ impl Traffic {
             metrics: Arc::clone(metrics),
             access_log: Arc::clone(&rooms.access_log),
             drain: rooms.drain.clone(),
+            explain: Arc::clone(&rooms.explain),
+            limits: rooms.config.limits.clone(),
         })
     }
 
