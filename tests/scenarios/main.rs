@@ -18,6 +18,8 @@ mod coordinator_load;
 mod errors_for_people_and_programs;
 mod figures_for_alarms;
 mod gateway_asks_who_is_there;
+mod gateway_balances;
+mod gateway_finds_containers;
 mod gateway_holds_limits;
 mod gateway_reloads;
 mod gateway_routes_to_services;

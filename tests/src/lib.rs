@@ -9,6 +9,7 @@ pub mod browser;
 pub mod consistency;
 pub mod coordinator;
 pub mod differential;
+pub mod docker;
 pub mod eventually;
 pub mod frames;
 pub mod gateway;

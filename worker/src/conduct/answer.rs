@@ -25,7 +25,8 @@ fn is_starting(refusal: &Refusal, ctx: &Context) -> bool {
     ) && ctx
         .target
         .as_ref()
-        .is_some_and(|target| target.upstreams().is_starting())
+        .and_then(Target::circuit)
+        .is_some_and(|live| live.upstreams.is_starting())
 }
 
 /// Whether what follows on the connection cannot be told apart, or will not be read.

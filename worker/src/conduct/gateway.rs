@@ -47,6 +47,7 @@ impl Conduct {
                 Action::Service(service) => {
                     visit.look(head, service);
                     ctx.target = Some(Target::Service(Arc::clone(service)));
+                    self.bound_body(head, ctx)?;
                     if head.is_upgrade() {
                         Step::Upgrade
                     } else {

@@ -265,7 +265,9 @@ impl Conduct {
         ctx.tried.push(Arc::clone(&picked.upstream));
         ctx.faults.push("status");
         let another = self.may_try_another(ctx, true);
-        if !another {
+        if another {
+            ctx.faults.push("status");
+        } else {
             // The answer stands: it is not a failure of the attempt.
             ctx.tried.pop();
             ctx.faults.pop();

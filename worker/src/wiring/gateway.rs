@@ -29,7 +29,7 @@ impl Room {
         let tls = config.tls.clone().map(tls::Live::load).transpose();
         let tls = tls?.map(Arc::new);
         Ok(Self {
-            gateway: Arc::new(Gateway::new(config, Arc::clone(prober))),
+            gateway: Gateway::new(config, Arc::clone(prober)),
             tls,
         })
     }
