@@ -99,7 +99,7 @@ async fn and_no_request_fails_while_it_does_so_all_the_time() -> Result<()> {
     ];
     let lines = |turn: usize| {
         let (some, all) = (&apps[turn % 3], [&apps[0], &apps[1], &apps[2]]);
-        let used: Vec<&App> = if turn % 2 == 0 {
+        let used: Vec<&App> = if turn.is_multiple_of(2) {
             all.into()
         } else {
             vec![some]

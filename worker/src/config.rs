@@ -207,17 +207,15 @@ impl Config {
         logging.install(args, l);
         let has_circuits = l.has(WORKER) || !l.has(gateway::SECTION);
         let gateway = GatewayConfig::read(l);
-        let mut worker: ProxyWorker = l.section(WORKER, Strictness::Theirs);
-        if let Some(gateway) = gateway.as_ref().filter(|_| !has_circuits) {
-            worker = ProxyWorker::absent(gateway.admin_bind);
-        }
+        let worker = match &gateway {
+            Some(gateway) if !has_circuits => ProxyWorker::absent(gateway.admin_bind),
+            _ => l.section::<ProxyWorker>(WORKER, Strictness::Theirs),
+        };
         let redis: Redis = l.section("redis", Strictness::Theirs);
         let mut secrets: Secrets = l.section("secrets", Strictness::Theirs);
         let mut permit_hash: PermitHash = l.section("permit_hash", Strictness::Theirs);
         if !has_circuits {
-            secrets.api_secret.get_or_insert_with(sections::unguessable);
-            secrets.jwt_secret.get_or_insert_with(sections::unguessable);
-            permit_hash.secret.get_or_insert_with(sections::unguessable);
+            sections::fill(&mut secrets, &mut permit_hash);
         }
         let config = Self {
             file: file.map(Path::to_owned),

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use patchbay_common::circuit::{AppMode, Protocol};
-use patchbay_common::config::{ByteSize, HostPort, Seconds, Secret};
+use patchbay_common::config::{ByteSize, HostPort, PermitHash, Seconds, Secret, Secrets};
 use patchbay_common::worker::AppFilter;
 use patchbay_listen::proxy_protocol::Version;
 use serde::{Deserialize, Deserializer};
@@ -85,8 +85,15 @@ impl ProxyWorker {
     }
 }
 
+/// Fills in what only circuits need.
+pub(super) fn fill(secrets: &mut Secrets, permit_hash: &mut PermitHash) {
+    secrets.api_secret.get_or_insert_with(unguessable);
+    secrets.jwt_secret.get_or_insert_with(unguessable);
+    permit_hash.secret.get_or_insert_with(unguessable);
+}
+
 /// A secret that nobody is ever told: what it guards stays shut.
-pub(super) fn unguessable() -> Secret {
+fn unguessable() -> Secret {
     let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
     Secret::new(format!("{one}{two}"))
 }

@@ -137,7 +137,11 @@ impl RateLimit {
 
     /// Counting visits every shard, so it is done now and then; a few buckets too many do not hurt.
     fn is_full(&self) -> bool {
-        if self.checks.fetch_add(1, Ordering::Relaxed) % COUNT_EVERY == 0 {
+        if self
+            .checks
+            .fetch_add(1, Ordering::Relaxed)
+            .is_multiple_of(COUNT_EVERY)
+        {
             let full = self.buckets.len() >= MAX_BUCKETS;
             self.full.store(full, Ordering::Relaxed);
         }

@@ -88,42 +88,8 @@ pub(super) fn build(
     let mut note = |key: &str, problem: String| {
         flaws.push((format!("services.{name}.{key}"), problem));
     };
-    let breaker = section
-        .breaker
-        .as_ref()
-        .map(|section| breaker(section, &mut note));
-    let mut breakers = BTreeMap::new();
-    let mut backends: Vec<Backend> = Vec::new();
-    for instance in &section.instances {
-        let Some(mut backend) = backend(instance, &mut note) else {
-            continue;
-        };
-        let label = format!("{}:{}", backend.host, backend.port);
-        let before = known.and_then(|known| known.breakers.get(&label));
-        let own = match before {
-            Some(before) => {
-                before.set(breaker.clone());
-                Arc::clone(before)
-            }
-            None => Arc::new(CircuitBreaker::new(&label, breaker.clone())),
-        };
-        backend.breaker = Some(Arc::clone(&own) as Arc<dyn Breaker>);
-        if breakers.insert(label, own).is_some() {
-            note(
-                "instances",
-                format!("`{}` is there twice", instance.address),
-            );
-        }
-        backends.push(backend);
-    }
-    let rules = Arc::new(Settings {
-        policy: policy(section),
-        max_outstanding: section
-            .max_outstanding
-            .unwrap_or(ground.rules.max_outstanding),
-        retry_ratio: section.retry_ratio.unwrap_or(ground.rules.retry_ratio),
-        ..ground.rules.clone()
-    });
+    let (backends, breakers) = instances(section, known, &mut note);
+    let rules = rules(section, ground);
     let check = section
         .health
         .as_ref()
@@ -164,6 +130,54 @@ pub(super) fn build(
         breakers,
         settings: section.clone(),
         sticky_key,
+    })
+}
+
+/// The instances, each with its breaker.
+fn instances(
+    section: &sections::Service,
+    known: Option<&Arc<LiveService>>,
+    note: &mut dyn FnMut(&str, String),
+) -> (Vec<Backend>, BTreeMap<String, Arc<CircuitBreaker>>) {
+    let breaker = section
+        .breaker
+        .as_ref()
+        .map(|section| breaker(section, note));
+    let mut breakers = BTreeMap::new();
+    let mut backends: Vec<Backend> = Vec::new();
+    for instance in &section.instances {
+        let Some(mut backend) = backend(instance, note) else {
+            continue;
+        };
+        let label = format!("{}:{}", backend.host, backend.port);
+        let before = known.and_then(|known| known.breakers.get(&label));
+        let own = match before {
+            Some(before) => {
+                before.set(breaker.clone());
+                Arc::clone(before)
+            }
+            None => Arc::new(CircuitBreaker::new(&label, breaker.clone())),
+        };
+        backend.breaker = Some(Arc::clone(&own) as Arc<dyn Breaker>);
+        if breakers.insert(label, own).is_some() {
+            note(
+                "instances",
+                format!("`{}` is there twice", instance.address),
+            );
+        }
+        backends.push(backend);
+    }
+    (backends, breakers)
+}
+
+fn rules(section: &sections::Service, ground: &Ground<'_>) -> Arc<Settings> {
+    Arc::new(Settings {
+        policy: policy(section),
+        max_outstanding: section
+            .max_outstanding
+            .unwrap_or(ground.rules.max_outstanding),
+        retry_ratio: section.retry_ratio.unwrap_or(ground.rules.retry_ratio),
+        ..ground.rules.clone()
     })
 }
 

@@ -13,10 +13,7 @@ fn build(text: &str, before: Option<&Plan>) -> (Plan, Vec<Flaw>) {
     Plan::build(&wanted, &ground, before)
 }
 
-#[test]
-fn every_mistake_is_told_with_its_key() {
-    let (_, flaws) = build(
-        r#"
+const MISTAKES: &str = r#"
         default_middleware = ["nobody"]
         [services.a]
         instances = ["nowhere", "h:0", { address = "h:1", weight = -1 }, "h:2", "h:2"]
@@ -56,9 +53,11 @@ fn every_mistake_is_told_with_its_key() {
         sha256 = "abc"
         [middleware.limit.rate_limit]
         burst = 0
-        "#,
-        None,
-    );
+"#;
+
+#[test]
+fn every_mistake_is_told_with_its_key() {
+    let (_, flaws) = build(MISTAKES, None);
     let keys: Vec<&str> = flaws.iter().map(|(key, _)| key.as_str()).collect();
     for key in [
         "services.a.instances",
