@@ -20,7 +20,7 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-pub use sections::Server;
+pub use sections::{Audit, Failover, Relay, Server};
 use sections::{Db, ProxyCoordinator};
 
 /// Where the file may be.
@@ -63,6 +63,12 @@ pub struct Config {
     pub jwt: TokenKey,
     /// `[server]`.
     pub server: Server,
+    /// `[relay]`.
+    pub relay: Relay,
+    /// `[audit]`.
+    pub audit: Audit,
+    /// `[failover]`.
+    pub failover: Failover,
 }
 
 /// Certificate chain and private key, PEM.
@@ -171,6 +177,9 @@ impl Config {
             api_secret: secrets.require_api(l),
             jwt: secrets.require_jwt(l),
             server: l.section("server", Strictness::Ours),
+            relay: l.section("relay", Strictness::Ours),
+            audit: l.section("audit", Strictness::Ours),
+            failover: l.section("failover", Strictness::Ours),
         };
         config.cross_check(l);
         Ok((config, loader))
@@ -188,6 +197,7 @@ impl Config {
                 self.server.acknowledgement_timeout.0,
                 15,
             ),
+            ("audit.keep", self.audit.keep.0, 7_776_000),
         ];
         for (key, duration, usual) in positive {
             if duration.is_zero() {

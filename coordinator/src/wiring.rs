@@ -19,16 +19,18 @@ use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch,
 use pingora_core::services::background::{BackgroundService, background_service};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, Api, ApiSettings, App, Health, Metrics};
-use crate::circuits::{Closer, Endpoints, Opener};
+use crate::api::{self, Api, ApiSettings, App, Health, Metrics, Relay};
+use crate::circuits::{Closer, Endpoints, FailOver, Opener};
 use crate::collect::{Collector, LastUses};
 use crate::config::{Config, Database, TlsFiles};
+use crate::lease::Lease;
 use crate::listen::{LiveTls, accept, bind, load_tls, reload_tls};
 use crate::publish::redis::Redis;
 use crate::publish::{Acknowledgements, Bus, Outbox, Publisher, Streams};
 use crate::registry::{Marks, Registry, watch_over};
 use crate::store::{Observer, PostgresStore, SqliteStore, Store};
 use crate::supervise::supervise;
+use crate::upkeep::keep_up;
 
 /// How long the database may take to answer a check.
 const CHECK_WITHIN: Duration = Duration::from_secs(10);
@@ -138,6 +140,12 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         Keeper {
             rooms: Arc::clone(&rooms),
             worker_timeout: config.worker_timeout,
+            audit_kept: config.audit.keep.0,
+            failover: FailOver::new(
+                Arc::clone(&rooms.store),
+                rooms.bus.clone(),
+                config.failover.across_hosts,
+            ),
             collector: rooms.collector(config.idle_after),
         },
     ));
@@ -187,7 +195,10 @@ struct Rooms {
     acknowledgements: Arc<Acknowledgements>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
+    relay: Option<Relay>,
     drain: Drain,
+    /// Held by the one coordinator that looks after the workers.
+    lease: Arc<Lease>,
     /// The keeper is to put everything down.
     closing: CancellationToken,
 }
@@ -195,6 +206,7 @@ struct Rooms {
 impl Rooms {
     fn new(config: &Config) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new().context("the metrics cannot be registered")?);
+        let relay = config.relay.enabled.then(Relay::new).transpose();
         let redis = config
             .redis
             .clone()
@@ -205,8 +217,10 @@ impl Rooms {
         ways.extend(redis.iter().map(|redis| Arc::clone(redis) as _));
         let [counts, delays, waits, works] = std::array::from_fn(|_| Arc::clone(&metrics));
         let observer: Observer = Arc::new(move |doing, took, done| works.stored(doing, took, done));
+        let store = observed_store(&config.database, observer).context("db")?;
         Ok(Self {
-            store: observed_store(&config.database, observer).context("db")?,
+            lease: Arc::new(Lease::new(Arc::clone(&store))),
+            store,
             redis,
             streams,
             bus: Bus::new(ways, published, move |bus, taken| {
@@ -219,6 +233,7 @@ impl Rooms {
             }))),
             health: Arc::new(Health::new(config.database.kind())),
             metrics,
+            relay: relay.context("[relay]")?,
             drain: Drain::new(),
             closing: CancellationToken::new(),
         })
@@ -261,6 +276,7 @@ impl Rooms {
             allow_unauthorized_configure: config.allow_unauthorized_configure,
             metric_networks: config.metric_access.clone(),
             body_limit: config.server.body_limit.0,
+            relay: self.relay.clone(),
         };
         App::new(rooms, settings)
     }
@@ -270,6 +286,8 @@ impl Rooms {
 struct Keeper {
     rooms: Arc<Rooms>,
     worker_timeout: Duration,
+    audit_kept: Duration,
+    failover: FailOver,
     collector: Collector,
 }
 
@@ -287,13 +305,21 @@ impl BackgroundService for Keeper {
             let mut outbox = rooms.outbox.lock().await;
             outbox.run(&rooms.store, &rooms.bus, &rooms.streams).await;
         });
-        let watching = || watch_over(store, self.worker_timeout);
+        let lease = rooms.lease.as_ref();
+        let holding = supervise("lease", || lease.run());
+        let watching = || {
+            watch_over(store, lease, self.worker_timeout, |since| {
+                self.failover.round(since)
+            })
+        };
         let liveness = supervise("watch over the workers", watching);
+        let upkeep = supervise("upkeep", || keep_up(store, lease, self.audit_kept));
         let looking = || rooms.health.watch(store, rooms.redis.as_deref());
         let health = supervise("health report", looking);
-        let collecting = supervise("collection of idle circuits", || self.collector.run());
+        let collecting = supervise("collection of idle circuits", || self.collector.run(lease));
         let watchdog = Notify.feed_watchdog();
-        let work = async { tokio::join!(redis, outbox, liveness, health, collecting, watchdog) };
+        let guarded = async { tokio::join!(holding, liveness, upkeep, collecting) };
+        let work = async { tokio::join!(redis, outbox, guarded, health, watchdog) };
         tokio::select! {
             _ = work => {}
             () = rooms.closing.cancelled() => {}
@@ -383,7 +409,8 @@ impl ShutdownSignalWatch for Signal {
         rooms.closing.cancel();
         let notes = async {
             let mut outbox = rooms.outbox.lock().await;
-            outbox.write_notes(rooms.store.as_ref()).await
+            outbox.write_notes(rooms.store.as_ref()).await?;
+            rooms.lease.give_back().await
         };
         match tokio::time::timeout(LAST_NOTES, notes).await {
             Ok(Ok(())) => {}

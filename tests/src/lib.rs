@@ -6,10 +6,13 @@
 
 pub mod app;
 pub mod browser;
+pub mod consistency;
 pub mod coordinator;
 pub mod differential;
 pub mod eventually;
+pub mod gateway;
 pub mod incumbent;
+pub mod issuer;
 pub mod load;
 pub mod opener;
 pub mod ports;

@@ -26,6 +26,8 @@ pub enum Signal {
     Kill,
     /// SIGSTOP: frozen, sockets open.
     Stop,
+    /// SIGHUP: reads anew what can be read anew.
+    Hangup,
     /// SIGCONT: goes on after [`Signal::Stop`].
     Continue,
 }
@@ -37,6 +39,7 @@ impl Signal {
             Self::Int => "INT",
             Self::Kill => "KILL",
             Self::Stop => "STOP",
+            Self::Hangup => "HUP",
             Self::Continue => "CONT",
         }
     }
@@ -61,6 +64,19 @@ impl Program {
             binary,
             arguments,
             environment: Vec::new(),
+            log,
+            child: None,
+        }
+    }
+
+    /// The same program, to be started beside this one, with a log of its own.
+    #[must_use]
+    pub fn sibling(&self, log: PathBuf) -> Self {
+        Self {
+            name: self.name.clone(),
+            binary: self.binary.clone(),
+            arguments: self.arguments.clone(),
+            environment: self.environment.clone(),
             log,
             child: None,
         }

@@ -33,7 +33,7 @@ pub struct Plan {
     pub settings: String,
     /// Sections added to the file.
     pub more: String,
-    /// Whether plain requests take the fast lane. Not if `PATCHBAY_TEST_FAST_LANE=false`: so
+    /// Whether plain requests take the fast lane. They do if `PATCHBAY_TEST_FAST_LANE=true`: so
     /// every scenario can be run by either engine.
     pub fast_lane: bool,
 }
@@ -48,7 +48,7 @@ impl Plan {
             redis: String::new(),
             settings: String::new(),
             more: String::new(),
-            fast_lane: std::env::var("PATCHBAY_TEST_FAST_LANE").as_deref() != Ok("false"),
+            fast_lane: std::env::var("PATCHBAY_TEST_FAST_LANE").as_deref() == Ok("true"),
         }
     }
 
@@ -97,6 +97,7 @@ pub struct Worker {
     pub slots: Ports,
     api: Ports,
     client: reqwest::Client,
+    heirs: usize,
 }
 
 impl Worker {
@@ -124,6 +125,7 @@ impl Worker {
             slots,
             api,
             client: crate::browser::client()?,
+            heirs: 0,
         };
         worker.start_again().await?;
         Ok(worker)
@@ -136,6 +138,25 @@ impl Worker {
     pub async fn start_again(&mut self) -> anyhow::Result<()> {
         let url = format!("{}/health/readyz", self.url());
         self.program.start_and_answer(&self.client, &url).await
+    }
+
+    /// A second process of the same configuration, not started yet.
+    pub fn heir(&mut self) -> Program {
+        self.heirs += 1;
+        let log = self.config.with_extension(format!("{}.log", self.heirs));
+        self.program.sibling(log)
+    }
+
+    /// Has a new process take over; answers with the old one, which may still serve.
+    ///
+    /// # Errors
+    /// If it does not take over.
+    pub async fn hand_over(&mut self) -> anyhow::Result<Program> {
+        let mut heir = self.heir();
+        heir.start()?;
+        heir.logged(&["the listening sockets are taken over"])
+            .await?;
+        Ok(std::mem::replace(&mut self.program, heir))
     }
 
     /// Port of its API.

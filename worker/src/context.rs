@@ -8,6 +8,7 @@ use patchbay_common::lifecycle::InFlight;
 use patchbay_common::request_id::RequestId;
 
 use crate::error::Refusal;
+use crate::gateway::Visit;
 use crate::stage::{Client, Credential};
 use crate::target::Target;
 use crate::upstream::{Picked, Upstream};
@@ -30,12 +31,20 @@ pub struct Context {
     pub path: String,
     /// What it is sent to.
     pub target: Option<Target>,
+    /// Its way through the gateway, if it came there.
+    pub visit: Option<Box<Visit>>,
     /// By what right.
     pub credential: Option<Credential>,
     /// Where it is sent.
     pub picked: Option<Picked>,
     /// Where sending it failed.
     pub tried: Vec<Arc<Upstream>>,
+    /// Most bytes its body may have; 0 means no limit.
+    pub body_limit: u64,
+    /// Bytes of it that have come, where there is a limit.
+    pub body_received: u64,
+    /// What went wrong there, one for each.
+    pub faults: Vec<&'static str>,
     /// Why it was not carried.
     pub refusal: Option<Refusal>,
     /// What became of a connection that was taken out of the proxy's hands.
@@ -94,9 +103,13 @@ impl Context {
             method: String::new(),
             path: String::new(),
             target: None,
+            visit: None,
             credential: None,
             picked: None,
             tried: Vec::new(),
+            faults: Vec::new(),
+            body_limit: 0,
+            body_received: 0,
             refusal: None,
             spliced: None,
             first_byte: None,

@@ -1,6 +1,8 @@
 //! What a client is told when a request cannot be carried: the only file that knows statuses,
 //! types and texts (contract/rest-coordinator.md §4, contract/data-plane.md §2–7).
 
+mod gateway;
+
 use std::fmt::Write as _;
 
 use patchbay_common::request_id::RequestId;
@@ -8,6 +10,7 @@ use patchbay_common::token::TokenError;
 use serde_json::json;
 
 use crate::admin::ApiError;
+use crate::gateway::refusal::GatewayRefusal;
 use crate::setup::SetupError;
 use crate::upstream::Unavailable;
 
@@ -74,12 +77,34 @@ pub enum Refusal {
     /// The circuit was closed while the request was under way.
     #[error("The app was closed")]
     CircuitClosed,
+    /// The head has too many fields or bytes.
+    #[error("The request's header fields are too many or too long")]
+    HeadTooLarge,
+    /// The body is longer than the app's circuits take.
+    #[error("The request's body is longer than {0} bytes")]
+    BodyTooLarge(u64),
+    /// The client has as many connections as it may.
+    #[error("Too many connections from your address")]
+    AddressBusy,
     /// The worker carries as many connections as it may.
     #[error("The worker is at its limit of connections")]
     Busy,
     /// Our own fault.
     #[error("The worker failed to handle the request")]
     Internal,
+    /// The gateway does not carry it.
+    #[error(transparent)]
+    Gateway(#[from] GatewayRefusal),
+}
+
+impl Refusal {
+    /// `WWW-Authenticate`, where a credential is asked for by one.
+    pub fn challenge(&self) -> Option<&str> {
+        match self {
+            Self::Gateway(GatewayRefusal::Unauthenticated { challenge, .. }) => Some(challenge),
+            _ => None,
+        }
+    }
 }
 
 impl From<Unavailable> for Refusal {
@@ -105,6 +130,10 @@ pub struct Problem {
     pub error_code: &'static str,
     /// This problem's own text.
     pub msg: String,
+    /// Seconds after which another try makes sense.
+    pub retry_after: Option<u64>,
+    /// The request's id, where bodies carry it.
+    pub request_id: Option<String>,
 }
 
 /// Status, last part of the type URI, title, error code.
@@ -164,6 +193,24 @@ const UNAVAILABLE: Kind = (
     "Service unavailable.",
     "agent_generic_unavailable",
 );
+const HEAD_TOO_LARGE: Kind = (
+    431,
+    "request-header-fields-too-large",
+    "Request header fields too large.",
+    "agent_request_bad-request",
+);
+const BODY_TOO_LARGE: Kind = (
+    413,
+    "content-too-large",
+    "Request body too large.",
+    "agent_request_bad-request",
+);
+const TOO_MANY: Kind = (
+    429,
+    "too-many-requests",
+    "Too many connections.",
+    "agent_generic_unavailable",
+);
 const INTERNAL: Kind = (
     500,
     "internal-server-error",
@@ -190,7 +237,11 @@ impl From<&Refusal> for Problem {
             R::UpstreamConnectTimeout | R::UpstreamTimeout => UPSTREAM_TIMEOUT,
             R::NoUpstream => NO_UPSTREAM,
             R::CircuitClosed | R::Busy | R::QueueFull | R::QueueTimeout => UNAVAILABLE,
+            R::HeadTooLarge => HEAD_TOO_LARGE,
+            R::BodyTooLarge(_) => BODY_TOO_LARGE,
+            R::AddressBusy => TOO_MANY,
             R::Internal => INTERNAL,
+            R::Gateway(refusal) => gateway::kind(refusal),
         };
         Self {
             status,
@@ -198,6 +249,11 @@ impl From<&Refusal> for Problem {
             title,
             error_code,
             msg: refusal.to_string(),
+            retry_after: match refusal {
+                R::Gateway(GatewayRefusal::TooMany { retry_after }) => Some(*retry_after),
+                _ => matches!(status, 429 | 503).then_some(2),
+            },
+            request_id: None,
         }
     }
 }
@@ -205,7 +261,8 @@ impl From<&Refusal> for Problem {
 impl From<&ApiError> for Problem {
     fn from(error: &ApiError) -> Self {
         let (status, kind, title, error_code) = match error {
-            ApiError::NoRoute => (
+            ApiError::Token => CREDENTIALS,
+            ApiError::NoRoute | ApiError::NotRemembered => (
                 404,
                 "url-not-found",
                 "Unknown URL path.",
@@ -263,16 +320,13 @@ impl From<&ApiError> for Problem {
             title,
             error_code,
             msg: error.to_string(),
+            retry_after: (status == 503).then_some(2),
+            request_id: None,
         }
     }
 }
 
 impl Problem {
-    /// Seconds after which another try makes sense.
-    pub fn retry_after(&self) -> Option<u32> {
-        (self.status == 503).then_some(2)
-    }
-
     /// Content type and body: a page for browsers, JSON for everyone else.
     pub fn render(&self, accept: Option<&[u8]>, request_id: &RequestId) -> (&'static str, String) {
         if wants_page(accept) {
@@ -282,14 +336,46 @@ impl Problem {
         }
     }
 
+    /// The page for a person whose app is still starting: it asks again by itself, and shows the
+    /// app as soon as that answers.
+    pub fn waiting_page(request_id: &RequestId) -> String {
+        format!(
+            "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
+             <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
+             <noscript><meta http-equiv=\"refresh\" content=\"3\"></noscript>\
+             <title>The app is starting</title><style>{STYLE}</style></head><body><main>\
+             <h1>The app is starting</h1><p>It does not answer yet. This page shows it as soon as \
+             it does; there is nothing you need to do.</p>\
+             <p class=\"id\">Request id <code>{id}</code></p></main><script>{RELOAD}</script>\
+             </body></html>",
+            id = escape(request_id.as_str()),
+        )
+    }
+
+    /// The whole answer as bytes of HTTP/1.1, for a connection that is closed after it.
+    pub fn farewell(&self) -> String {
+        let body = self.json();
+        format!(
+            "HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json; charset=utf-8\r\n\
+             Content-Length: {length}\r\nRetry-After: {again}\r\nConnection: close\r\n\r\n{body}",
+            status = self.status,
+            title = self.title.trim_end_matches('.'),
+            length = body.len(),
+            again = self.retry_after.unwrap_or(2),
+        )
+    }
+
     fn json(&self) -> String {
-        json!({
+        let mut body = json!({
             "type": format!("https://api.backend.ai/probs/{}", self.kind),
             "title": self.title,
             "error_code": self.error_code,
             "msg": self.msg,
-        })
-        .to_string()
+        });
+        if let Some(id) = &self.request_id {
+            body["request_id"] = json!(id);
+        }
+        body.to_string()
     }
 
     fn page(&self, request_id: &RequestId) -> String {
@@ -313,6 +399,9 @@ impl Problem {
 
     fn advice(&self) -> &'static str {
         match self.status {
+            401 if self.kind.starts_with("gateway/") => "Sign in, or send a valid credential.",
+            403 | 404 if self.kind.starts_with("gateway/") => "Check the address and your rights.",
+            429 => "Wait a moment before you try again.",
             401 => "Open the app again from where you started it.",
             403 => "This app may only be used from certain networks.",
             400 | 404 => "The app may have been closed. Check the address, or start it again.",
@@ -328,8 +417,13 @@ place-items:center;background:#f6f7f9;color:#1c2430}main{max-width:34rem;padding
 .id{color:#6b7588;font-size:.85rem}code{user-select:all}\
 @media(prefers-color-scheme:dark){body{background:#14181f;color:#e6e9ef}}";
 
+/// Asks until something other than a gateway's error comes back, then shows it.
+const RELOAD: &str = "(async()=>{for(;;){await new Promise(r=>setTimeout(r,1000));try{\
+const a=await fetch(location.href,{method:\"HEAD\",cache:\"no-store\"});\
+if(![502,503,504].includes(a.status)){location.reload();return}}catch(e){}}})()";
+
 /// Whether a person looks at the answer: `Accept` names `text/html` and does not name JSON.
-fn wants_page(accept: Option<&[u8]>) -> bool {
+pub fn wants_page(accept: Option<&[u8]>) -> bool {
     let names = |wanted: &str| {
         accept
             .unwrap_or_default()

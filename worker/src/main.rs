@@ -43,7 +43,7 @@ fn serve(arguments: &CommonArgs) -> ExitCode {
         eprintln!("the configuration is good");
         return ExitCode::SUCCESS;
     }
-    match wiring::run(config) {
+    match wiring::run(config, wiring::Source::new(arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("{error:#}")),
     }

@@ -4,6 +4,11 @@
 //! every listener. Sockets are bound before either starts, so that an address that is taken is
 //! one clear line and an exit, and accepted from only when the circuits are known.
 
+mod ending;
+mod gateway;
+mod reload;
+mod succession;
+
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,17 +25,17 @@ use pingora_core::server::{RunArgs, Server, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
 use tokio::sync::watch;
 
-mod ending;
-mod succession;
+pub use reload::Source;
 
 use ending::Signal;
 use succession::Succession;
 
 use crate::access_log::AccessLog;
 use crate::admin::Admin;
-use crate::conduct::Conduct;
+use crate::conduct::{Conduct, Entrance};
 use crate::config::{Config, Frontend};
 use crate::context::MAX_ATTEMPTS;
+use crate::explain::Explain;
 use crate::frontend::{
     Acceptor, Carry, ConnectionGate, Guarding, HttpCarrier, ListenError, LiveTls, PortRange,
     TcpCarrier, bind, load_tls, reload_tls,
@@ -68,10 +73,14 @@ pub fn examine(config: &Config, loader: &mut Loader) {
     };
     try_address("api_bind_addr", config.api_bind);
     match &config.frontend {
+        _ if !config.has_circuits => {}
         Frontend::Port { bind, range, .. } => {
             try_address("port_proxy.bind_host", SocketAddr::new(*bind, range.0));
         }
         Frontend::Wildcard { bind, .. } => try_address("wildcard_domain.bind_addr", *bind),
+    }
+    if let Some(config) = &config.gateway {
+        gateway::examine(config, loader);
     }
 }
 
@@ -79,7 +88,7 @@ pub fn examine(config: &Config, loader: &mut Loader) {
 ///
 /// # Errors
 /// If it cannot start.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, source: Source) -> anyhow::Result<()> {
     raise_file_limit();
     let tls = config.tls.as_ref().map(load_tls).transpose()?;
     let tls = tls.map(|tls| Arc::new(ArcSwap::new(tls)));
@@ -87,16 +96,24 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let sockets = Sockets::bind(&config, &succession.listeners)?;
     let format = config.log_format;
     let prober = Arc::new(Prober::new(Arc::new(config.upstreams.clone())));
+    let gateway = config.gateway.as_ref();
+    let gateway = gateway.map(|config| gateway::Room::new(config, &prober));
+    let gateway = gateway.transpose()?;
     let rooms = Arc::new(Rooms {
         table: Arc::new(Table::watched(Arc::clone(&prober))),
         drain: Drain::new(),
         prober,
-        gate: Arc::new(ConnectionGate::new(config.server.max_connections)),
+        gate: Arc::new(ConnectionGate::per_address(
+            config.server.max_connections,
+            config.limits.connections_per_address,
+        )),
         access_log: Arc::new(
             AccessLog::start(config.server.access_log, format)
                 .context("the access log cannot be started")?,
         ),
+        explain: Arc::new(Explain::new(config.server.explain_requests)),
         link: watch::channel(None).0,
+        gateway,
         succession,
         config,
     });
@@ -109,6 +126,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     server.add_service(background_service(
         "sync",
         Syncing {
+            source,
             rooms: Arc::clone(&rooms),
             tls: tls.clone(),
             ports,
@@ -139,8 +157,11 @@ struct Rooms {
     prober: Arc<Prober>,
     gate: Arc<ConnectionGate>,
     access_log: Arc<AccessLog>,
+    explain: Arc<Explain>,
     /// The line to the coordinator, once it is up.
     link: watch::Sender<Option<Arc<Link>>>,
+    /// The gateway, if there is one.
+    gateway: Option<gateway::Room>,
     succession: Succession,
 }
 
@@ -186,9 +207,11 @@ fn raise_file_limit() {
 struct Sockets {
     api: TcpListener,
     traffic: TrafficSockets,
+    gateway: Vec<TcpListener>,
 }
 
 enum TrafficSockets {
+    None,
     Ports(PortRange),
     Wildcard(TcpListener),
 }
@@ -197,7 +220,9 @@ impl Sockets {
     fn bind(config: &Config, listeners: &Arc<Listeners>) -> Result<Self, ListenError> {
         Ok(Self {
             api: listeners.listen(config.api_bind)?,
+            gateway: gateway::bind_all(config, listeners)?,
             traffic: match &config.frontend {
+                _ if !config.has_circuits => TrafficSockets::None,
                 Frontend::Port { bind, range, .. } => {
                     TrafficSockets::Ports(PortRange::bind(listeners, *bind, *range)?)
                 }
@@ -211,13 +236,14 @@ impl Sockets {
     fn open_ports(&self) -> Option<Arc<DashSet<u16>>> {
         match &self.traffic {
             TrafficSockets::Ports(range) => Some(range.open()),
-            TrafficSockets::Wildcard(_) => None,
+            TrafficSockets::Wildcard(_) | TrafficSockets::None => None,
         }
     }
 }
 
 /// The service that keeps the table.
 struct Syncing {
+    source: Source,
     rooms: Arc<Rooms>,
     tls: Option<LiveTls>,
     ports: Option<Arc<DashSet<u16>>>,
@@ -232,7 +258,12 @@ impl BackgroundService for Syncing {
             offset: crate::stage::port_offset(&rooms.config.frontend),
             rooms: Arc::clone(rooms),
         });
-        let link = match Link::start(&rooms.config, Arc::clone(&rooms.table), serving) {
+        let link = if rooms.config.has_circuits {
+            Link::start(&rooms.config, Arc::clone(&rooms.table), serving)
+        } else {
+            Link::alone(&rooms.config)
+        };
+        let link = match link {
             Ok(link) => Arc::new(link),
             Err(error) => {
                 // Nothing works without it, and nothing has begun.
@@ -247,13 +278,27 @@ impl BackgroundService for Syncing {
             status: link.watch(),
         };
         rooms.link.send_replace(Some(link));
+        if let Some(gateway) = &rooms.gateway {
+            gateway.gateway.start();
+        }
+        let hangup = tokio::sync::Notify::new();
         let reload = || {
+            hangup.notify_one();
             if let (Some(files), Some(tls)) = (&rooms.config.tls, &self.tls) {
                 reload_tls(files, tls);
             }
-            rooms.succession.reload();
+            match &rooms.gateway {
+                Some(gateway) => gateway.reload_tls(),
+                None => rooms.succession.reload(),
+            }
+        };
+        let follow = async {
+            if let (Some(room), Some(started)) = (&rooms.gateway, &rooms.config.gateway) {
+                reload::follow(&self.source, room, started, &hangup).await;
+            }
         };
         tokio::join!(
+            follow,
             Arc::clone(&rooms.prober).run(),
             reporter.run(),
             Notify.feed_watchdog(),
@@ -306,7 +351,10 @@ impl BackgroundService for Traffic {
         let link = rooms.link().await;
         let config = &rooms.config;
         let metrics = match Metrics::new(&rooms.table, &link, &rooms.gate) {
-            Ok(metrics) => Arc::new(metrics),
+            Ok(metrics) => {
+                let gateway = rooms.gateway.as_ref();
+                Arc::new(metrics.with_gateway(gateway.map(|room| Arc::clone(&room.gateway))))
+            }
             Err(error) => {
                 log::error!("the metrics cannot be registered: {error}");
                 std::process::exit(1);
@@ -319,9 +367,11 @@ impl BackgroundService for Traffic {
             setup,
             Arc::clone(&link),
             Arc::clone(&metrics),
+            Arc::clone(&rooms.explain),
         ));
         let gate = Arc::new(ConnectionGate::new(API_CONNECTIONS));
         let api = self.acceptor(self.carrier(admin), &gate);
+        let gateway = self.serve_gateway(sockets.gateway, &link, &metrics, &tickets);
         let traffic = async {
             link.ready().await;
             log::info!("ready: {} circuits", rooms.table.len());
@@ -329,8 +379,8 @@ impl BackgroundService for Traffic {
                 let carrier = self.tcp(&link, &metrics);
                 self.serve(sockets.traffic, carrier).await;
             } else {
-                let conduct = self.conduct(&link, &metrics, tickets);
-                let proxy = self.http(Arc::clone(&conduct));
+                let conduct = self.conduct(Entrance::Circuits, &link, &metrics, &tickets);
+                let proxy = self.proxy(Arc::clone(&conduct));
                 let proxy = Arc::new(pingora_proxy::http_proxy(&self.conf, proxy));
                 if config.server.fast_lane {
                     let conduct = Arc::clone(&conduct);
@@ -347,7 +397,7 @@ impl BackgroundService for Traffic {
                 proxy.http_cleanup().await;
             }
         };
-        let (api, ()) = tokio::join!(api.run(sockets.api), traffic);
+        let (api, (), ()) = tokio::join!(api.run(sockets.api), traffic, gateway);
         if let Err(error) = api {
             log::error!("the API does not listen: {error}");
         }
@@ -356,6 +406,7 @@ impl BackgroundService for Traffic {
 
 async fn serve<C: Carry>(sockets: TrafficSockets, acceptor: Acceptor<C>) {
     match sockets {
+        TrafficSockets::None => std::future::pending().await,
         TrafficSockets::Ports(range) => range.run(acceptor).await,
         TrafficSockets::Wildcard(listener) => {
             if let Err(error) = acceptor.run(listener).await {
@@ -386,30 +437,50 @@ impl Traffic {
     }
 
     fn carrier<A>(&self, app: Arc<A>) -> HttpCarrier<Guarding<A>> {
-        let head_patience = self.rooms.config.timeouts.request_head.0;
-        HttpCarrier::new(Guarding { app, head_patience }, self.tls.clone())
+        HttpCarrier::new(self.guarding(app), self.tls.clone())
     }
 
-    fn conduct(&self, link: &Link, metrics: &Arc<Metrics>, tickets: Arc<Tickets>) -> Arc<Conduct> {
+    fn guarding<A>(&self, app: Arc<A>) -> Guarding<A> {
+        let head_patience = self.rooms.config.timeouts.request_head.0;
+        Guarding { app, head_patience }
+    }
+
+    fn proxy(&self, conduct: Arc<Conduct>) -> Proxy {
+        let timeouts = &self.rooms.config.timeouts;
+        Proxy {
+            conduct,
+            peers: PeerTemplate::new(timeouts),
+            keepalive: timeouts.keepalive.0.as_secs().max(1),
+        }
+    }
+
+    fn conduct(
+        &self,
+        entrance: Entrance,
+        link: &Link,
+        metrics: &Arc<Metrics>,
+        tickets: &Arc<Tickets>,
+    ) -> Arc<Conduct> {
         let rooms = &self.rooms;
+        let table = Arc::clone(&rooms.table);
+        let stages = match (&entrance, &rooms.config.gateway) {
+            (Entrance::Gateway(_), Some(gateway)) => {
+                Stages::at_gateway(&rooms.config, gateway, table)
+            }
+            _ => Stages::new(&rooms.config, table),
+        };
         Arc::new(Conduct {
-            stages: Stages::new(&rooms.config, Arc::clone(&rooms.table)),
+            entrance,
+            stages,
             prober: Arc::clone(&rooms.prober),
-            tickets,
+            tickets: Arc::clone(tickets),
             activity: Arc::clone(link.activity()),
             metrics: Arc::clone(metrics),
             access_log: Arc::clone(&rooms.access_log),
             drain: rooms.drain.clone(),
+            explain: Arc::clone(&rooms.explain),
+            limits: rooms.config.limits.clone(),
         })
-    }
-
-    fn http(&self, conduct: Arc<Conduct>) -> Proxy {
-        let rooms = &self.rooms;
-        Proxy {
-            conduct,
-            peers: PeerTemplate::new(&rooms.config.timeouts),
-            keepalive: rooms.config.timeouts.keepalive.0.as_secs().max(1),
-        }
     }
 
     fn tcp(&self, link: &Link, metrics: &Arc<Metrics>) -> TcpCarrier {

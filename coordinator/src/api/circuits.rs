@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::CircuitId;
 use patchbay_common::timestamp;
+use patchbay_common::worker::WorkerStatus;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -16,6 +17,16 @@ use super::params::{self, Misfit, Params};
 use super::route_health;
 use super::workers::id;
 use crate::store::Cause;
+
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    circuit: Circuit,
+    /// Its worker is believed to serve.
+    available: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<serde_json::Value>,
+}
 
 /// `GET /api/circuit/{id}`, with `health=1` how its routes are, too.
 pub(crate) async fn read(
@@ -32,16 +43,27 @@ pub(crate) async fn read(
     };
     let circuit = app.store.circuit(id(&segment, "circuit")?).await?;
     let circuit = circuit.ok_or(ApiError::NoSuch("circuit"))?;
+    let mut shown = shown(&app, circuit).await?;
     if health {
-        return Ok(Answer(route_health::beside(&app, &circuit).await?).into_response());
+        shown.health = Some(route_health::of(&app, &shown.circuit).await?);
     }
-    Ok(Answer(circuit).into_response())
+    Ok(Answer(shown).into_response())
+}
+
+async fn shown(app: &App, circuit: Circuit) -> Result<Shown, ApiError> {
+    let worker = app.store.worker(circuit.worker).await?;
+    let available = worker.is_some_and(|worker| worker.status == WorkerStatus::Alive);
+    Ok(Shown {
+        circuit,
+        available,
+        health: None,
+    })
 }
 
 #[derive(Serialize)]
 struct Statistics {
     #[serde(flatten)]
-    circuit: Circuit,
+    circuit: Shown,
     requests: u64,
     last_access: i64,
     ttl: Option<u64>,
@@ -57,7 +79,7 @@ pub(crate) async fn statistics(
     let circuit = circuit.ok_or(ApiError::NoSuch("circuit"))?;
     let usage = app.marks.of(&circuit, timestamp::now()).await;
     Ok(Answer(Statistics {
-        circuit,
+        circuit: shown(&app, circuit).await?,
         requests: usage.requests,
         last_access: usage.last_access,
         ttl: usage.ttl,

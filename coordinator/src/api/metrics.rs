@@ -38,6 +38,7 @@ pub struct Metrics {
     workers: IntGaugeVec,
     occupied: IntGaugeVec,
     available: IntGaugeVec,
+    unavailable: IntGaugeVec,
     feeds: IntGauge,
     figures: Figures,
 }
@@ -86,6 +87,11 @@ impl Metrics {
                 "Slots, by worker; -1 where they are subdomains",
                 "worker",
             )?,
+            unavailable: gauges(
+                "patchbay_coordinator_circuits_unavailable",
+                "Circuits that wait for their lost worker, by worker",
+                "worker",
+            )?,
             feeds: IntGauge::new(
                 "patchbay_coordinator_event_streams",
                 "Workers listening by stream",
@@ -93,13 +99,14 @@ impl Metrics {
             figures: Figures::new(&registry)?,
             registry,
         };
-        let all: [Box<dyn prometheus::core::Collector>; 7] = [
+        let all: [Box<dyn prometheus::core::Collector>; 8] = [
             Box::new(metrics.requests.clone()),
             Box::new(metrics.durations.clone()),
             Box::new(metrics.published.clone()),
             Box::new(metrics.workers.clone()),
             Box::new(metrics.occupied.clone()),
             Box::new(metrics.available.clone()),
+            Box::new(metrics.unavailable.clone()),
             Box::new(metrics.feeds.clone()),
         ];
         for family in all {
@@ -149,7 +156,8 @@ impl Metrics {
 
     fn set_workers(&self, workers: &[Worker]) {
         // Workers that are gone must not stay as labels.
-        for family in [&self.workers, &self.occupied, &self.available] {
+        let by_worker = [&self.occupied, &self.available, &self.unavailable];
+        for family in by_worker.into_iter().chain([&self.workers]) {
             family.reset();
         }
         for status in [WorkerStatus::Alive, WorkerStatus::Lost] {
@@ -168,6 +176,13 @@ impl Metrics {
             self.available
                 .with_label_values(&name)
                 .set(worker.available_slots.into());
+            let waiting = match worker.status {
+                WorkerStatus::Alive => 0,
+                _ => worker.occupied_slots,
+            };
+            self.unavailable
+                .with_label_values(&name)
+                .set(waiting.into());
         }
     }
 }

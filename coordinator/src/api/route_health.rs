@@ -150,13 +150,11 @@ pub(crate) async fn circuit(
     Ok(Answer(view(&picture, &circuit)).into_response())
 }
 
-/// A circuit's own answer with its health beside it.
-pub(crate) async fn beside(app: &App, circuit: &Circuit) -> Result<Value, ApiError> {
+/// How a circuit's routes are.
+pub(crate) async fn of(app: &App, circuit: &Circuit) -> Result<Value, ApiError> {
     let picture = Picture::take(app.store.as_ref()).await?;
     let unwritable = |error: serde_json::Error| ApiError::Internal(error.to_string());
-    let mut shown = serde_json::to_value(circuit).map_err(unwritable)?;
-    shown["health"] = serde_json::to_value(view(&picture, circuit)).map_err(unwritable)?;
-    Ok(shown)
+    serde_json::to_value(view(&picture, circuit)).map_err(unwritable)
 }
 
 #[derive(Serialize)]

@@ -99,6 +99,14 @@ impl Default for Db {
     }
 }
 
+/// `[relay]`: the way to apps for clients that can reach only the coordinator.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Relay {
+    /// What comes below `/apps/` is carried to the workers.
+    pub enabled: bool,
+}
+
 /// `[server]`: the process.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
@@ -122,4 +130,29 @@ impl Default for Server {
             acknowledgement_timeout: Seconds::from_secs(15),
         }
     }
+}
+
+/// `[audit]`: what became of circuits.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Audit {
+    /// How long its rows are kept.
+    pub keep: Seconds,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self {
+            keep: Seconds::from_secs(90 * 86_400),
+        }
+    }
+}
+
+/// `[failover]`: where circuits of lost workers go.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Failover {
+    /// A port may go to a worker under another host name, where its users have to be told the new
+    /// address; otherwise it waits for its worker.
+    pub across_hosts: bool,
 }

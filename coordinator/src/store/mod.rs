@@ -20,12 +20,15 @@ mod stored;
 #[cfg(test)]
 mod contract;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
 use patchbay_common::route_report::RouteReport;
 use patchbay_common::worker::{AppFilter, Registration, Worker};
+use uuid::Uuid;
 
 pub use audit::{Action, Actor, AuditEntry, AuditFilter, Cause, Reason};
 pub use endpoint::{
@@ -34,8 +37,8 @@ pub use endpoint::{
 pub use error::StoreError;
 
 pub use model::{
-    Closed, LoggedEvent, LongOpen, NewCircuit, Opened, Reuse, SessionToken, SlotWish,
-    WorkerCircuits,
+    CircuitFilter, Closed, Ended, LoggedEvent, LongOpen, Moved, NewCircuit, Opened, Reuse,
+    SessionToken, SlotWish, WorkerCircuits,
 };
 pub use report::{CircuitCount, Figures, NodeReport, Observer};
 
@@ -75,8 +78,9 @@ pub trait Store: Send + Sync + 'static {
     /// Adds or updates the worker of this authority and marks it alive. `nodes` grows by one,
     /// unless the registration names a node that is counted already.
     async fn register_worker(&self, registration: &Registration) -> Result<Worker>;
-    /// A sign of life: `updated_at` is now, the worker is alive.
-    async fn heartbeat(&self, id: WorkerId) -> Result<Option<Worker>>;
+    /// A sign of life of a node, by name where it gives one: `updated_at` is now, the worker is
+    /// alive.
+    async fn heartbeat(&self, id: WorkerId, node: Option<&str>) -> Result<Option<Worker>>;
     /// One node (by name, where it gave one) says good-bye; the worker is lost when it was the
     /// last. The row and its circuits stay.
     async fn leave_worker(&self, id: WorkerId, node: Option<&str>) -> Result<Option<Worker>>;
@@ -91,6 +95,12 @@ pub trait Store: Send + Sync + 'static {
     /// Marks alive workers without a sign of life since `silent_since` as lost; answers with
     /// those it marked.
     async fn mark_lost(&self, silent_since: DateTime<Utc>) -> Result<Vec<Worker>>;
+    /// Forgets named nodes of alive workers without a sign of life since `silent_since`, and
+    /// counts anew; answers how many.
+    async fn forget_nodes(&self, silent_since: DateTime<Utc>) -> Result<u64>;
+    /// Sets right the counters of occupied slots, which the incumbent lets drift
+    /// (contract/pitfalls.md B13); answers with the workers concerned.
+    async fn recount_slots(&self) -> Result<Vec<WorkerId>>;
 
     // Circuits
 
@@ -114,6 +124,21 @@ pub trait Store: Send + Sync + 'static {
     /// A session's circuits, oldest first.
     async fn session_circuits(&self, session: SessionId) -> Result<Vec<Circuit>>;
 
+    /// The circuits that match, in the order of their keys, at most `limit`.
+    async fn circuits(&self, filter: &CircuitFilter, limit: usize) -> Result<Vec<Circuit>>;
+    /// Leads a circuit that is no endpoint's to another address; `None` if there is none of this
+    /// id, or if it is an endpoint's.
+    async fn lead_elsewhere(
+        &self,
+        id: CircuitId,
+        host: &str,
+        port: u16,
+        cause: &Cause,
+    ) -> Result<Option<Rerouted>>;
+    /// Ends all that there is of a session: its circuits, its tokens, the routes of endpoints that
+    /// lead to it.
+    async fn end_session(&self, session: SessionId, cause: &Cause) -> Result<Ended>;
+
     /// Interactive circuits carried as HTTP or TCP that were opened before a moment: those with
     /// the ids after `after`, in the order of their ids, at most `limit`.
     async fn long_open(
@@ -122,6 +147,16 @@ pub trait Store: Send + Sync + 'static {
         after: Option<CircuitId>,
         limit: usize,
     ) -> Result<Vec<LongOpen>>;
+
+    /// Moves circuits of a lost worker to one that is alive, each to the slot it has; those whose
+    /// slot is taken there stay, and all do if the workers are not what they were.
+    async fn move_circuits(
+        &self,
+        from: WorkerId,
+        to: WorkerId,
+        ids: &[CircuitId],
+        cause: &Cause,
+    ) -> Result<Vec<Moved>>;
 
     // Endpoints
 
@@ -186,4 +221,12 @@ pub trait Store: Send + Sync + 'static {
     async fn audit(&self, filter: &AuditFilter, limit: usize) -> Result<Vec<AuditEntry>>;
     /// Forgets rows written before `before`, the oldest first, at most `limit`; answers how many.
     async fn prune_audit(&self, before: DateTime<Utc>, limit: usize) -> Result<u64>;
+
+    // Leases
+
+    /// Takes or renews a lease for `length` from now; false while another holder has it. A store
+    /// that only one coordinator can use has nobody to ask.
+    async fn take_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<bool>;
+    /// Gives a lease back, if it is held.
+    async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()>;
 }

@@ -6,6 +6,7 @@
 //! sockets and to know any engine's types.
 
 mod answer;
+mod gateway;
 mod report;
 
 use std::net::IpAddr;
@@ -13,13 +14,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use patchbay_common::lifecycle::Drain;
+use patchbay_common::request_id;
 
 use crate::access_log::AccessLog;
+use crate::config::Limits;
 use crate::context::{Context, MAX_ATTEMPTS};
 use crate::error::Refusal;
+use crate::explain::Explain;
+use crate::gateway::Gateway;
+use crate::gateway::chain::Wait;
 use crate::metrics::Metrics;
 use crate::setup::{PERMIT_PATH, Tickets};
-use crate::stage::{Head, HeaderSink, Preflight, Stages, Verdict};
+use crate::stage::{Client, Head, HeaderSink, Preflight, Stages, Verdict};
 use crate::sync::Activity;
 use crate::target::Target;
 use crate::upstream::{self, Ask, Fault, Prober, Upstream, may_retry};
@@ -30,8 +36,19 @@ pub use report::Outcome;
 /// Between marks of use while an answer flows.
 const MARK_PERIOD: Duration = Duration::from_millis(1_500);
 
+/// Where requests come in.
+#[derive(Clone, Debug)]
+pub enum Entrance {
+    /// The slots of circuits.
+    Circuits,
+    /// The gateway.
+    Gateway(Arc<Gateway>),
+}
+
 /// What conducting requests needs.
 pub struct Conduct {
+    /// Where they come in.
+    pub entrance: Entrance,
     /// The stages.
     pub stages: Stages,
     /// Hears of upstream faults.
@@ -46,6 +63,10 @@ pub struct Conduct {
     pub access_log: Arc<AccessLog>,
     /// Counts what is in flight.
     pub drain: Drain,
+    /// What a request may cost.
+    pub limits: Limits,
+    /// Remembers what became of requests.
+    pub explain: Arc<Explain>,
 }
 
 /// What is to be done with a request whose head has passed the stages.
@@ -59,6 +80,10 @@ pub enum Step {
     Exchange,
     /// Answer it here: a CORS preflight.
     Preflight(Preflight),
+    /// Answer it here, with this.
+    Answer(Answer),
+    /// Give this to [`Conduct::wait`], then go on with [`Conduct::proceed`].
+    Wait(Wait),
 }
 
 impl Conduct {
@@ -83,15 +108,29 @@ impl Conduct {
         let client = self.stages.client(head);
         ctx.client = Some(client);
         self.stages.inspect(head, raw)?;
-        let circuit = self.stages.locate(head, &client)?;
+        self.bound_head(raw)?;
+        match &self.entrance {
+            Entrance::Circuits => self.pass_circuit(head, &client, ctx),
+            Entrance::Gateway(gateway) => self.pass_gateway(gateway, head, ctx),
+        }
+    }
+
+    fn pass_circuit(
+        &self,
+        head: &Head<'_>,
+        client: &Client,
+        ctx: &mut Context,
+    ) -> Result<Step, Refusal> {
+        let circuit = self.stages.locate(head, client)?;
         ctx.target = Some(Target::Circuit(Arc::clone(&circuit)));
         if head.path() == PERMIT_PATH {
             return Ok(Step::Exchange);
         }
-        match self.stages.admit(head, &client, &circuit, unix_now())? {
+        match self.stages.admit(head, client, &circuit, unix_now())? {
             Verdict::Preflight(preflight) => Ok(Step::Preflight(preflight)),
             Verdict::Carry(credential) => {
                 ctx.credential = Some(credential);
+                self.bound_body(head, ctx)?;
                 Ok(if head.is_upgrade() {
                     Step::Upgrade
                 } else {
@@ -99,6 +138,51 @@ impl Conduct {
                 })
             }
         }
+    }
+
+    fn bound_head(&self, raw: Option<&[u8]>) -> Result<(), Refusal> {
+        let Some(raw) = raw else { return Ok(()) };
+        let lines = raw.iter().filter(|byte| **byte == b'\n').count();
+        // The request line and the empty line are none.
+        let fields = lines.saturating_sub(2);
+        let fits =
+            fields <= self.limits.header_fields && raw.len() as u64 <= self.limits.header_bytes.0;
+        if fits {
+            Ok(())
+        } else {
+            Err(Refusal::HeadTooLarge)
+        }
+    }
+
+    fn bound_body(&self, head: &Head<'_>, ctx: &mut Context) -> Result<(), Refusal> {
+        let circuit = ctx.target.as_ref().and_then(Target::circuit);
+        let app = circuit.and_then(|live| live.circuit.app.as_deref());
+        ctx.body_limit = self.limits.body_of(app);
+        if ctx.body_limit == 0 {
+            return Ok(());
+        }
+        let length = head.headers.get("content-length");
+        let length: Option<u64> =
+            length.and_then(|value| std::str::from_utf8(value).ok()?.trim().parse().ok());
+        match length {
+            Some(length) if length > ctx.body_limit => Err(Refusal::BodyTooLarge(ctx.body_limit)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A piece of the request's body has come.
+    ///
+    /// # Errors
+    /// [`Refusal::BodyTooLarge`] if it is one too many.
+    pub fn received(&self, bytes: usize, ctx: &mut Context) -> Result<(), Refusal> {
+        if ctx.body_limit == 0 {
+            return Ok(());
+        }
+        ctx.body_received = ctx.body_received.saturating_add(bytes as u64);
+        if ctx.body_received > ctx.body_limit {
+            return Err(Refusal::BodyTooLarge(ctx.body_limit));
+        }
+        Ok(())
     }
 
     /// Chooses an upstream that this request has not failed at, and keeps the choice. Where all
@@ -111,10 +195,7 @@ impl Conduct {
         let first = ctx.picked.take().is_none() && ctx.tried.is_empty();
         let target = ctx.target.as_ref().ok_or(Refusal::Internal)?;
         let mut key = [0; 16];
-        let ask = Ask {
-            tried: &ctx.tried,
-            key: client_key(ctx, &mut key),
-        };
+        let ask = ask(ctx, &mut key);
         let picked = target.upstreams().acquire(&ask).await?;
         if first && let Some(circuit) = target.circuit() {
             self.activity.request(circuit, picked.session);
@@ -134,17 +215,59 @@ impl Conduct {
     /// request may have reached it. True if another one may be tried: it is safe, there is one,
     /// and the budget of retries grants it.
     pub fn failed(&self, ctx: &mut Context, fault: Fault, sent: bool) -> bool {
+        let kind = fault.kind();
         if let Some(picked) = &ctx.picked {
             self.prober.report(&picked.upstream, fault);
             picked.upstream.ended(upstream::Outcome::Failed);
+            ctx.faults.push(kind);
             ctx.tried.push(Arc::clone(&picked.upstream));
         }
-        ctx.tried.len() < MAX_ATTEMPTS
+        self.may_try_another(ctx, sent)
+    }
+
+    /// The upstream chosen broke off, and the request is over. Counts against it only where there
+    /// is another one: an app that is all there is serves nobody better from out of service.
+    pub fn broke(&self, ctx: &Context) {
+        let several = ctx
+            .target
+            .as_ref()
+            .is_some_and(|target| target.upstreams().all().nth(1).is_some());
+        if several && let Some(picked) = &ctx.picked {
+            self.prober.report(&picked.upstream, Fault::Broke);
+        }
+    }
+
+    fn may_try_another(&self, ctx: &Context, sent: bool) -> bool {
+        let visit = ctx.visit.as_deref();
+        let attempts = visit.map_or(MAX_ATTEMPTS, |visit| visit.route.attempts);
+        ctx.tried.len() < attempts
             && may_retry(&ctx.method, sent, false)
             && ctx
                 .target
                 .as_ref()
                 .is_some_and(|target| target.upstreams().grants_retry(&ctx.tried))
+    }
+
+    /// The upstream chosen has answered with this status. True if the answer should be thrown
+    /// away and another upstream tried; never where the request is not `replayable`.
+    pub fn answered(&self, ctx: &mut Context, status: u16, replayable: bool) -> bool {
+        let Some(picked) = &ctx.picked else {
+            return false;
+        };
+        picked.upstream.ended(upstream::Outcome::Answered(status));
+        let visit = ctx.visit.as_deref();
+        if !replayable || !visit.is_some_and(|visit| visit.route.retry_status.contains(&status)) {
+            return false;
+        }
+        ctx.tried.push(Arc::clone(&picked.upstream));
+        ctx.faults.push("status");
+        let another = self.may_try_another(ctx, true);
+        if !another {
+            // The answer stands: it is not a failure of the attempt.
+            ctx.tried.pop();
+            ctx.faults.pop();
+        }
+        another
     }
 
     /// There is a connection to the upstream chosen.
@@ -170,6 +293,7 @@ impl Conduct {
         };
         match target {
             Target::Circuit(circuit) => self.stages.inject(head, &client, circuit, &id, sink),
+            Target::Service(_) => self.inject_for_service(head, &client, ctx, sink),
         }
         Ok(())
     }
@@ -181,7 +305,13 @@ impl Conduct {
             picked.upstream.health.answered();
         }
         let id = ctx.id();
-        self.stages.dress(&id, sink);
+        match &self.entrance {
+            Entrance::Circuits => self.stages.dress(&id, sink),
+            Entrance::Gateway(_) => {
+                sink.set(request_id::HEADER, id.as_str());
+                self.dress_of_service(ctx, sink);
+            }
+        }
     }
 
     /// A piece of an answer flows. A long answer is use for as long as it does
@@ -194,6 +324,17 @@ impl Conduct {
             self.activity.stream_alive(circuit, picked.session);
             ctx.marked = Instant::now();
         }
+    }
+}
+
+/// What the choice of an upstream may know of a request.
+pub fn ask<'a>(ctx: &'a Context, room: &'a mut [u8; 16]) -> Ask<'a> {
+    let visit = ctx.visit.as_deref();
+    let own_key = visit.and_then(|visit| visit.hash_key.as_deref());
+    Ask {
+        tried: &ctx.tried,
+        key: own_key.unwrap_or_else(|| client_key(ctx, room)),
+        prefer: visit.and_then(|visit| visit.preferred.as_ref()),
     }
 }
 

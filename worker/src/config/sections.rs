@@ -1,11 +1,13 @@
 //! The sections as they stand in the file.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use patchbay_common::circuit::{AppMode, Protocol};
-use patchbay_common::config::{HostPort, Seconds};
+use patchbay_common::config::{HostPort, Seconds, Secret};
 use patchbay_common::worker::AppFilter;
 use serde::{Deserialize, Deserializer};
+use uuid::Uuid;
 
 /// `[proxy_worker]` (contract/config.md §4).
 #[derive(Clone, Debug, Deserialize)]
@@ -58,6 +60,33 @@ impl Default for ProxyWorker {
             metric_access_allowed_hosts: Texts(vec!["127.0.0.1/32".into(), "::1/128".into()]),
         }
     }
+}
+
+impl ProxyWorker {
+    /// Stands in where there is no such section: nothing listens for circuits then.
+    pub(super) fn absent(api_bind: SocketAddr) -> Self {
+        let nowhere = HostPort::new("127.0.0.1", 0);
+        Self {
+            coordinator_endpoint: Some("http://127.0.0.1:6030".into()),
+            authority: Some("gateway".into()),
+            frontend_mode: Some("wildcard".into()),
+            wildcard_domain: Some(WildcardDomain {
+                domain: Some(".invalid".into()),
+                bind_addr: Some(nowhere),
+                advertised_port: None,
+            }),
+            protocol: Some(Protocol::Http),
+            accepted_traffics: Some(Vec::new()),
+            api_bind_addr: HostPort::new(api_bind.ip().to_string(), api_bind.port()),
+            ..Self::default()
+        }
+    }
+}
+
+/// A secret that nobody is ever told: what it guards stays shut.
+pub(super) fn unguessable() -> Secret {
+    let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
+    Secret::new(format!("{one}{two}"))
 }
 
 /// One text or a list of texts.
@@ -120,7 +149,10 @@ pub struct Server {
     pub access_log: bool,
     /// Most client connections at once; 0 means no limit but the system's.
     pub max_connections: usize,
-    /// Carry plain HTTP/1.1 requests by the fast lane.
+    /// Requests remembered for `GET /api/explain/{request-id}`; 0 means none.
+    pub explain_requests: usize,
+    /// Carry plain HTTP/1.1 requests by the fast lane. Off until it minds `[limits]` and the
+    /// time-outs of circuits as the other engine does.
     pub fast_lane: bool,
     /// Unix socket at which a new process takes over the listening sockets of this one.
     pub handover: Option<PathBuf>,
@@ -135,7 +167,8 @@ impl Default for Server {
             grace_period: Seconds::from_secs(30),
             access_log: true,
             max_connections: 0,
-            fast_lane: true,
+            explain_requests: 4_096,
+            fast_lane: false,
             handover: None,
             handover_max_age: Seconds::from_secs(3_600),
         }

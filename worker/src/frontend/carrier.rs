@@ -17,12 +17,12 @@ use tokio::time::timeout;
 
 use super::{Guarded, LiveTls};
 use crate::access_log::{AccessLog, Line};
-use crate::error::Refusal;
+use crate::error::{Problem, Refusal};
 use crate::metrics::Metrics;
 use crate::stream::{Meter, mark_while, tcp};
 use crate::sync::Activity;
 use crate::table::{LiveCircuit, Table};
-use crate::upstream::{PeerTemplate, Prober};
+use crate::upstream::{Ask, PeerTemplate, Prober};
 
 /// Longest a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -32,6 +32,11 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 pub trait Carry: Send + Sync + 'static {
     /// Carries it. `stopping` turns true when no new work should be begun.
     async fn carry(&self, stream: TcpStream, stopping: watch::Receiver<bool>);
+
+    /// What a client is told whose connection is not carried; `None` where it could not read it.
+    fn farewell(&self, _: &Refusal) -> Option<String> {
+        None
+    }
 }
 
 /// Speaks HTTP on a connection whose transport stands.
@@ -84,6 +89,13 @@ impl<A: Speak> Carry for HttpCarrier<A> {
                 Err(_) => {}
             },
         }
+    }
+
+    fn farewell(&self, refusal: &Refusal) -> Option<String> {
+        // A handshake for a client that is turned away would cost more than the client.
+        self.tls
+            .is_none()
+            .then(|| Problem::from(refusal).farewell())
     }
 }
 
@@ -187,7 +199,13 @@ impl TcpCarrier {
         if !circuit.clients.admits(peer.ip()) {
             return (Some(circuit), Err(Refusal::ClientAddress));
         }
-        let dialled = tcp::dial(&circuit.upstreams, &self.peers, &self.prober).await;
+        let dialled = tcp::dial(
+            &circuit.upstreams,
+            Ask::default(),
+            &self.peers,
+            &self.prober,
+        )
+        .await;
         (Some(circuit), dialled)
     }
 }

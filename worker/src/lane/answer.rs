@@ -23,7 +23,7 @@ pub(super) fn dressed(
     out.clear();
     status_line(answer.status, answer.reason.bytes(headers.bytes), out);
     let dated = rewrite.get("date").is_some();
-    rewrite.write(out);
+    rewrite.render(out);
     if answer.framing == Framing::UntilClose {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
@@ -42,7 +42,7 @@ pub(super) fn interim(
 ) {
     out.clear();
     status_line(answer.status, answer.reason.bytes(headers.bytes), out);
-    Rewrite::new(headers, added).write(out);
+    Rewrite::new(headers, added).render(out);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -62,7 +62,7 @@ pub(super) fn own(answer: &Answer, to_head: bool, keep: bool, out: &mut Vec<u8>)
     date(out);
     connection(keep, out);
     if !to_head {
-        out.extend_from_slice(answer.body.as_bytes());
+        out.extend_from_slice(&answer.body);
     }
 }
 

@@ -43,7 +43,7 @@ impl<S: IO + 'static> Connection<S> {
         ctx: &mut Context,
         account: &mut Account,
     ) -> Result<bool, Break> {
-        let keep = !request.close && !self.is_stopping();
+        let keep = !request.close && !self.is_last();
         let method = request.method.bytes(&self.memory.head);
         let to_head = method == b"HEAD";
         let repeatable = !matches!(method, b"POST" | b"PATCH");

@@ -44,6 +44,8 @@ pub(super) struct Connection<S> {
     pub(super) local: SocketAddr,
     pub(super) tls: bool,
     pub(super) memory: Memory,
+    /// Requests read from it.
+    requests: u32,
     stopping: watch::Receiver<bool>,
     /// Fires at the deadline or earlier; set back only when it has fired.
     timer: Pin<Box<Sleep>>,
@@ -108,11 +110,14 @@ impl Lane {
             local,
             memory: Memory::default(),
             timer: Box::pin(tokio::time::sleep(self.patience.head)),
+            requests: 0,
             stopping,
         };
         let mut first = true;
         loop {
-            let kept = match connection.read(first).await {
+            let read = connection.read(first).await;
+            connection.requests = connection.requests.saturating_add(1);
+            let kept = match read {
                 Read::Nothing => return,
                 Read::Plain(request) => connection.exchange(request).await == After::Kept,
                 Read::Other(reason) => {
@@ -142,9 +147,18 @@ fn addresses(client: &impl IO) -> Option<(SocketAddr, SocketAddr)> {
 }
 
 impl<S: IO + 'static> Connection<S> {
-    /// Whether the process takes no new work, so that no connection is kept.
-    pub(super) fn is_stopping(&self) -> bool {
-        *self.stopping.borrow()
+    /// Whether the connection is not kept after this request: the process takes no new work, or
+    /// it has carried as many as it may.
+    pub(super) fn is_last(&self) -> bool {
+        let most = self.lane.conduct.limits.requests_per_connection;
+        *self.stopping.borrow() || most != 0 && self.requests >= most
+    }
+
+    /// Whether a head is within what the configuration allows.
+    fn is_within_limits(&self, request: &Request) -> bool {
+        let limits = &self.lane.conduct.limits;
+        self.memory.fields.len() <= limits.header_fields
+            && request.length as u64 <= limits.header_bytes.0
     }
 
     /// Reads a head. The first has to be whole in time from the beginning on, later ones from
@@ -158,7 +172,10 @@ impl<S: IO + 'static> Connection<S> {
         loop {
             if !self.memory.up.is_empty() {
                 match request::look(self.memory.up.data(), &mut self.memory.fields) {
-                    Seen::Plain(request) => return Read::Plain(request),
+                    Seen::Plain(request) if self.is_within_limits(&request) => {
+                        return Read::Plain(request);
+                    }
+                    Seen::Plain(_) => return Read::Other(Reason::Long),
                     Seen::Other(reason) => return Read::Other(reason),
                     Seen::Part => {}
                 }
@@ -233,6 +250,7 @@ impl<S: IO + 'static> Connection<S> {
     /// Gives what has been read to the other engine, and takes the connection back after its
     /// request, if it is kept.
     async fn hand_over(self) -> Option<Self> {
+        let keep = !self.is_last();
         let Self {
             lane,
             pool,
@@ -241,6 +259,7 @@ impl<S: IO + 'static> Connection<S> {
             local,
             tls,
             memory,
+            requests,
             stopping,
             timer,
         } = self;
@@ -248,7 +267,6 @@ impl<S: IO + 'static> Connection<S> {
         drop(memory);
         let guarded = Guarded::new(client, lane.patience.head);
         let mut session = ServerSession::new_http1(Box::new(guarded));
-        let keep = !*stopping.borrow();
         session.set_keepalive(keep.then_some(lane.patience.keepalive.as_secs()));
         session.set_pipelined_prefix(read);
         let back = lane.other.process_new_http(session, &stopping).await?;
@@ -262,6 +280,7 @@ impl<S: IO + 'static> Connection<S> {
             peer,
             local,
             tls,
+            requests,
             stopping,
             timer,
         })

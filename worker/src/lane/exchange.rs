@@ -70,8 +70,11 @@ impl<S: IO + 'static> Connection<S> {
             Ok(Step::Preflight(preflight)) => {
                 Some((self.lane.conduct.preflight(&preflight, &mut ctx), true))
             }
-            // Upgrades are not plain.
-            Ok(Step::Upgrade) => Some((self.refusal(Refusal::Internal, &mut ctx), false)),
+            Ok(Step::Answer(answer)) => Some((answer, true)),
+            // Upgrades are not plain, and no stage of circuits waits.
+            Ok(Step::Upgrade | Step::Wait(_)) => {
+                Some((self.refusal(Refusal::Internal, &mut ctx), false))
+            }
             Err(refusal) => Some((self.refusal(refusal, &mut ctx), true)),
         };
         if let Some((answer, keep)) = answer {
@@ -140,7 +143,7 @@ impl<S: IO + 'static> Connection<S> {
     ) {
         // A body that nobody reads would be taken for the next request.
         let keep = keep && !answer.close && !request.close && request.body == 0;
-        let keep = keep && !self.is_stopping();
+        let keep = keep && !self.is_last();
         let to_head = request.method.bytes(&self.memory.head) == b"HEAD";
         answer::own(answer, to_head, keep, &mut self.memory.out);
         let written = async {
@@ -164,6 +167,8 @@ impl<S: IO + 'static> Connection<S> {
         ctx: &mut Context,
         account: &mut Account,
     ) -> Result<(), Refusal> {
+        let lane = std::sync::Arc::clone(&self.lane);
+        let conduct = &lane.conduct;
         let mut again = false;
         loop {
             let mut upstream = self.connect(ctx, again).await?;
@@ -197,6 +202,11 @@ impl<S: IO + 'static> Connection<S> {
                 Broken::Upstream(word) => {
                     account.failure = Some(word);
                     if account.status.is_none() {
+                        // An idle connection that ended says nothing about the upstream.
+                        let another = !upstream.reused && conduct.failed(ctx, Fault::Broke, true);
+                        if another && broken.again {
+                            continue;
+                        }
                         return Err(Refusal::UpstreamBroke);
                     }
                     // Too late for another answer: the connection is cut, so that nobody takes
@@ -265,7 +275,7 @@ impl<S: IO + 'static> Connection<S> {
         for part in [head.method, " ", head.target, " HTTP/1.1\r\n"] {
             out.extend_from_slice(part.as_bytes());
         }
-        rewrite.write(&mut out);
+        rewrite.render(&mut out);
         out.extend_from_slice(b"\r\n");
         let memory = &mut self.memory;
         let here = memory.up.data();

@@ -1,14 +1,26 @@
 //! A head on its way to the next connection: what stays of it as it came, what is taken out, what
 //! is added. Everything is written into one buffer at the end.
 
+use std::borrow::Cow;
+
+use http::{HeaderName, HeaderValue};
+
 use super::head::{Field, Headers, MAX_FIELDS};
-use crate::stage::{HeaderLookup, HeaderSink, is_hop_by_hop};
+use crate::stage::{HeaderLookup, HeaderSink, is_alike, is_hop_by_hop};
 
 /// Added headers; the memory is used again for each head.
 #[derive(Debug, Default)]
 pub(super) struct Added {
-    list: Vec<(&'static str, usize, usize)>,
+    list: Vec<(Cow<'static, str>, usize, usize)>,
     text: Vec<u8>,
+}
+
+impl Added {
+    fn push(&mut self, name: Cow<'static, str>, value: &[u8]) {
+        let start = self.text.len();
+        self.text.extend_from_slice(value);
+        self.list.push((name, start, self.text.len()));
+    }
 }
 
 /// A head being rewritten.
@@ -62,7 +74,7 @@ impl<'a> Rewrite<'a> {
     }
 
     /// Writes the headers that stay and those that were added, without the empty line.
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
+    pub(super) fn render(&self, out: &mut Vec<u8>) {
         for field in self.kept() {
             out.extend_from_slice(field.name.bytes(self.head.bytes));
             out.extend_from_slice(b": ");
@@ -146,14 +158,33 @@ impl HeaderLookup for Rewrite<'_> {
 impl HeaderSink for Rewrite<'_> {
     fn set(&mut self, name: &'static str, value: &str) {
         self.remove(name);
-        let start = self.added.text.len();
-        self.added.text.extend_from_slice(value.as_bytes());
-        self.added.list.push((name, start, self.added.text.len()));
+        self.added.push(Cow::Borrowed(name), value.as_bytes());
     }
 
     fn remove(&mut self, name: &str) {
         let bytes = self.head.bytes;
         self.take_out(|field| field.is(bytes, name));
         self.added.list.retain(|(one, _, _)| *one != name);
+    }
+
+    fn write(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.remove(name.as_str());
+        self.add(name, value);
+    }
+
+    fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let name = Cow::Owned(name.as_str().to_owned());
+        self.added.push(name, value.as_bytes());
+    }
+
+    fn remove_alike(&mut self, name: &HeaderName) {
+        let head = self.head;
+        self.take_out(|field| {
+            let present = field.name.bytes(head.bytes).to_ascii_lowercase();
+            std::str::from_utf8(&present).is_ok_and(|one| is_alike(one, name.as_str()))
+        });
+        self.added
+            .list
+            .retain(|(one, _, _)| !is_alike(one, name.as_str()));
     }
 }

@@ -318,7 +318,7 @@ fn rewritten(head: &str, change: impl FnOnce(&mut Rewrite<'_>)) -> String {
     let mut rewrite = Rewrite::new(headers, &mut added);
     change(&mut rewrite);
     let mut out = Vec::new();
-    rewrite.write(&mut out);
+    rewrite.render(&mut out);
     String::from_utf8(out).unwrap()
 }
 
@@ -355,7 +355,7 @@ fn what_connection_names_goes_but_not_the_framing() {
     let mut rewrite = Rewrite::new(headers, &mut added);
     rewrite.remove_hop_by_hop();
     let mut out = Vec::new();
-    rewrite.write(&mut out);
+    rewrite.render(&mut out);
     let out = String::from_utf8(out).unwrap();
     assert_eq!(out, "Content-Length: 2\r\nX-Folded: a   b\r\n");
 }

@@ -1,8 +1,10 @@
 //! What the worker counts. `proxy`, `frontend` and `admin` report facts through plain methods over
 //! handles fetched once; gauges of other rooms are read when somebody asks for the text. Labels
-//! come from fixed lists: no client, circuit or path ever becomes one. `compat` repeats the counts
+//! come from fixed lists: no client or path ever becomes one, and a circuit only for as long as it
+//! is open (`circuits`). `compat` repeats the counts
 //! under the incumbent's names.
 
+mod circuits;
 mod compat;
 mod families;
 #[cfg(test)]
@@ -15,6 +17,7 @@ use patchbay_common::telemetry::metrics;
 
 use crate::error::Refusal;
 use crate::frontend::ConnectionGate;
+use crate::gateway::Gateway;
 use crate::lane::Reason;
 use crate::sync::{Bus, Link};
 use crate::table::Table;
@@ -57,6 +60,7 @@ pub struct Metrics {
     table: Arc<Table>,
     link: Arc<Link>,
     gate: Arc<ConnectionGate>,
+    gateway: Option<Arc<Gateway>>,
 }
 
 /// A stream that is counted as open until this is dropped.
@@ -94,7 +98,15 @@ impl Metrics {
             table: Arc::clone(table),
             link: Arc::clone(link),
             gate: Arc::clone(gate),
+            gateway: None,
         })
+    }
+
+    /// With what the gateway counts by route.
+    #[must_use]
+    pub fn with_gateway(mut self, gateway: Option<Arc<Gateway>>) -> Self {
+        self.gateway = gateway;
+        self
     }
 
     /// A request over a circuit has ended.
@@ -172,6 +184,10 @@ impl Metrics {
     pub fn render(&self) -> String {
         self.read_gauges();
         let mut text = metrics::render(&self.families.registry);
+        if let Some(gateway) = &self.gateway {
+            gateway.append_counts(&mut text);
+        }
+        circuits::append(&mut text, &self.table);
         compat::append(&mut text, &self.families, &self.table, &self.link.status());
         text
     }

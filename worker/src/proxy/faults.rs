@@ -8,6 +8,8 @@ use crate::context::Context;
 use crate::error::Refusal;
 use crate::upstream::Fault;
 
+const ANOTHER: &str = "another upstream is tried";
+
 /// Ends a request with a refusal from inside a hook.
 pub(super) fn refuse<T>(ctx: &mut Context, refusal: Refusal) -> Result<T> {
     ctx.refusal = Some(refusal);
@@ -20,6 +22,26 @@ pub(super) fn of_connect(error: &Error) -> Fault {
         ErrorType::ConnectTimedout => Fault::ConnectTimeout,
         _ => Fault::Connect,
     }
+}
+
+/// What a failure after the connect says about the upstream; `None` if it was not its fault.
+pub(super) fn of_exchange(error: &Error) -> Option<Fault> {
+    (*error.esource() == ErrorSource::Upstream).then(|| match error.etype() {
+        ErrorType::ReadTimedout => Fault::FirstByteTimeout,
+        _ => Fault::Broke,
+    })
+}
+
+/// Ends an attempt whose answer is thrown away.
+pub(super) fn try_another() -> Box<Error> {
+    let mut error = Error::new_up(ErrorType::Custom(ANOTHER));
+    error.set_retry(true);
+    error
+}
+
+/// Whether it was decided already that another upstream is tried.
+pub(super) fn is_decided(error: &Error) -> bool {
+    matches!(error.etype(), ErrorType::Custom(name) if *name == ANOTHER)
 }
 
 /// What a failure is to the client; `None` if the client itself is gone.
@@ -59,6 +81,9 @@ impl Proxy {
         let refusal = ctx.refusal.clone().or_else(|| classify(error));
         let mut status = 0;
         if let Some(refusal) = refusal {
+            if refusal == Refusal::UpstreamBroke {
+                self.conduct.broke(ctx);
+            }
             status = crate::error::Problem::from(&refusal).status;
             if session.response_written().is_some() {
                 // Too late for another answer: the connection is cut, so that nobody takes the

@@ -39,11 +39,13 @@ impl Proxy {
     /// Runs the stages over the request's head.
     fn pass(&self, session: &Session, ctx: &mut Context) -> Result<Step, Refusal> {
         let view = adapt::View::of(session).ok_or(Refusal::Internal)?;
-        let step = self.conduct.pass(&view.head(), view.raw(), ctx)?;
-        if let (Some(guard), Some(target)) = (adapt::guard(session), &ctx.target) {
-            guard.carry(target.closed());
-        }
-        Ok(step)
+        self.conduct.pass(&view.head(), view.raw(), ctx)
+    }
+
+    /// Runs what is left of them after a wait.
+    fn proceed(&self, session: &Session, ctx: &mut Context) -> Result<Step, Refusal> {
+        let view = adapt::View::of(session).ok_or(Refusal::Internal)?;
+        self.conduct.proceed(&view.head(), ctx)
     }
 
     /// Writes what the app is told, and takes out what it must not see.
@@ -61,7 +63,14 @@ impl Proxy {
         if let Err(refusal) = self.conduct.inject(&view.head(), ctx, &mut sink) {
             return faults::refuse(ctx, refusal);
         }
-        sink.finish()
+        sink.finish()?;
+        if let Some(target) = self.conduct.target(&view.head(), ctx) {
+            match target.parse() {
+                Ok(uri) => request.set_uri(uri),
+                Err(_) => return faults::refuse(ctx, Refusal::BadRequest("the path is not one")),
+            }
+        }
+        Ok(())
     }
 
     /// Writes what the client is told with an answer of the app's.
@@ -87,20 +96,30 @@ impl ProxyHttp for Proxy {
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
         self.conduct.metrics.carried_by(Engine::Proxy);
         self.conduct.begin(ctx);
+        let mut last = false;
         if let Some(guard) = adapt::guard(session) {
-            guard.head_read();
+            let most = self.conduct.limits.requests_per_connection;
+            last = guard.head_read() >= most && most != 0;
         }
         let downstream = session.as_downstream_mut();
         // Setting it unasked would revive a connection the client wants closed.
         if downstream.get_keepalive().is_some() {
-            let stopping = self.conduct.drain.is_stopping();
-            downstream.set_keepalive((!stopping).then_some(self.keepalive));
+            let last = last || self.conduct.drain.is_stopping();
+            downstream.set_keepalive((!last).then_some(self.keepalive));
         }
         Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        let step = match self.pass(session, ctx) {
+        let mut step = self.pass(session, ctx);
+        while let Ok(Step::Wait(wait)) = step {
+            self.conduct.wait(wait, ctx).await;
+            step = self.proceed(session, ctx);
+        }
+        if let (Some(guard), Some(target)) = (adapt::guard(session), &ctx.target) {
+            guard.carry(target.closed());
+        }
+        let step = match step {
             Ok(step) => step,
             Err(refusal) => return self.refuse(session, ctx, refusal).await.map(|()| true),
         };
@@ -112,6 +131,9 @@ impl ProxyHttp for Proxy {
                 let answer = self.conduct.preflight(&preflight, ctx);
                 answer::write(session, ctx, answer).await.map(|()| true)
             }
+            Step::Answer(answer) => answer::write(session, ctx, answer).await.map(|()| true),
+            // Waited for above.
+            Step::Wait(_) => faults::refuse(ctx, Refusal::Internal),
         }
     }
 
@@ -121,7 +143,16 @@ impl ProxyHttp for Proxy {
             Err(refusal) => return faults::refuse(ctx, refusal),
         };
         match upstream.address().await {
-            Ok(address) => Ok(Box::new(self.peers.http1(address))),
+            Ok(address) => {
+                let mut peer = self.peers.http1(address);
+                let visit = ctx.visit.as_deref();
+                if let Some(time) = visit.and_then(|visit| visit.route.connect_timeout) {
+                    peer.options.connection_timeout = Some(time);
+                    peer.options.total_connection_timeout = Some(time);
+                }
+                peer.options.read_timeout = visit.and_then(|visit| visit.route.response_timeout);
+                Ok(Box::new(peer))
+            }
             Err(cause) => {
                 log::debug!("{} does not resolve: {cause}", upstream.label);
                 self.conduct.unreachable(ctx, Fault::Resolve);
@@ -137,6 +168,20 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
     ) -> Result<()> {
         self.prepare(session, request, ctx)
+    }
+
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<bytes::Bytes>,
+        _: bool,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        let bytes = body.as_ref().map_or(0, bytes::Bytes::len);
+        match self.conduct.received(bytes, ctx) {
+            Ok(()) => Ok(()),
+            Err(refusal) => faults::refuse(ctx, refusal),
+        }
     }
 
     fn fail_to_connect(
@@ -163,6 +208,52 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         self.conduct.connected(ctx);
         Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        answer: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        let replayable = !session.as_ref().retry_buffer_truncated();
+        let status = answer.status;
+        if !status.is_informational() && self.conduct.answered(ctx, status.as_u16(), replayable) {
+            return Err(faults::try_another());
+        }
+        Ok(())
+    }
+
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        ctx: &mut Context,
+        reused: bool,
+    ) -> Box<Error> {
+        if faults::is_decided(&error) {
+            return error;
+        }
+        let mut error = error.more_context(format!("Peer: {peer}"));
+        let replayable = !session.as_ref().retry_buffer_truncated();
+        if session.response_written().is_some() {
+            error.set_retry(false);
+            return error;
+        }
+        if reused {
+            // An idle connection that ended says nothing about the upstream.
+            let idempotent = session.req_header().method.is_idempotent();
+            error.retry.decide_reuse(idempotent && replayable);
+            return error;
+        }
+        error.set_retry(false);
+        if let Some(fault) = faults::of_exchange(&error) {
+            let late = fault == Fault::FirstByteTimeout;
+            let another = self.conduct.failed(ctx, fault, true);
+            error.set_retry(another && replayable && !late);
+        }
+        error
     }
 
     async fn response_filter(

@@ -9,7 +9,7 @@ use super::{Linger, Meter, splice, websocket};
 use crate::context::Spliced;
 use crate::error::Refusal;
 use crate::table::LiveCircuit;
-use crate::upstream::{Ask, PeerTemplate, Picked, Prober, UpstreamSet};
+use crate::upstream::{Ask, Outcome, PeerTemplate, Picked, Prober, UpstreamSet};
 
 /// A client that still uploads after the app has stopped sending is heard for as long as it speaks.
 const LINGER: Linger = Linger(Duration::from_secs(60));
@@ -20,6 +20,7 @@ const LINGER: Linger = Linger(Duration::from_secs(60));
 /// [`Refusal::NoUpstream`] if none is in service, what came of waiting in line, or why the last one could not be dialled.
 pub async fn dial(
     upstreams: &UpstreamSet,
+    asked: Ask<'_>,
     peers: &PeerTemplate,
     prober: &Prober,
 ) -> Result<(Picked, TcpStream), Refusal> {
@@ -27,7 +28,7 @@ pub async fn dial(
     loop {
         let ask = Ask {
             tried: &tried,
-            key: &[],
+            ..asked
         };
         let picked = upstreams.acquire(&ask).await?;
         match websocket::dial(&picked.upstream, peers.connect_timeout()).await {
@@ -37,6 +38,7 @@ pub async fn dial(
             }
             Err(cause) => {
                 prober.report(&picked.upstream, websocket::fault_of(&cause));
+                picked.upstream.ended(Outcome::Failed);
                 tried.push(Arc::clone(&picked.upstream));
                 if !upstreams.grants_retry(&tried) {
                     return Err(cause);

@@ -12,9 +12,12 @@ use patchbay_common::route::Route;
 use tokio::time::{Instant, timeout};
 
 use super::address::Address;
-use super::choice::{Chooser, Chosen};
+use super::choice::{Chooser, Chosen, is_usable};
 use super::queue::Room;
 use super::{Breaker, Check, Health, Outcome, RetryBudget, RouteState, Settings};
+
+/// How long an upstream that never took a connection is believed to be starting.
+const STARTING: Duration = Duration::from_secs(600);
 
 /// One kernel address. Its health outlives changes to the circuit's routes.
 #[derive(Debug)]
@@ -149,6 +152,8 @@ pub struct Picked {
     pub upstream: Arc<Upstream>,
     /// The session that the traffic counts for.
     pub session: SessionId,
+    /// Why it was this one.
+    pub why: &'static str,
 }
 
 impl Drop for Picked {
@@ -165,6 +170,8 @@ pub struct Ask<'a> {
     pub tried: &'a [Arc<Upstream>],
     /// What stays the same for the same client ([`super::Policy::ConsistentHash`] only).
     pub key: &'a [u8],
+    /// The one to be taken if it can be, whatever the policy says (sticky sessions).
+    pub prefer: Option<&'a Arc<Upstream>>,
 }
 
 /// Why there is no upstream for a request.
@@ -241,7 +248,11 @@ impl UpstreamSet {
     /// An upstream that is in service and has room, passing over those already tried; `None` if
     /// there is none at the moment.
     pub fn pick(&self, tried: &[Arc<Upstream>]) -> Option<Picked> {
-        self.choose(&Ask { tried, key: &[] }).ok()
+        self.choose(&Ask {
+            tried,
+            ..Ask::default()
+        })
+        .ok()
     }
 
     /// As [`UpstreamSet::pick`], but waits in line where all have as much to do as they may.
@@ -278,13 +289,18 @@ impl UpstreamSet {
     fn choose(&self, ask: &Ask<'_>) -> Result<Picked, NotNow> {
         // A candidate may fill up between the look and the grasp: look again, but not for ever.
         for _ in 0..=self.candidates.len() {
-            let chosen = self.chooser.choose(&self.candidates, ask, &self.settings);
+            let chosen = match self.preferred(ask) {
+                Some(candidate) => Chosen::One(candidate),
+                None => self.chooser.choose(&self.candidates, ask, &self.settings),
+            };
             let candidate = match chosen {
                 Chosen::One(candidate) => candidate,
                 Chosen::AllFull => return Err(NotNow::Full),
                 Chosen::NoneInService => return Err(NotNow::NoneInService),
             };
-            if let Some(picked) = candidate.hold(self.settings.max_outstanding) {
+            if let Some(picked) =
+                candidate.hold(self.settings.max_outstanding, self.chooser.reason())
+            {
                 if ask.tried.is_empty() && self.candidates.len() > 1 {
                     self.budget.deposit(self.settings.retry_ratio);
                 }
@@ -294,10 +310,21 @@ impl UpstreamSet {
         Err(NotNow::Full)
     }
 
+    fn preferred(&self, ask: &Ask<'_>) -> Option<&Candidate> {
+        let wanted = ask.prefer?;
+        let mut candidates = self.candidates.iter();
+        let found = candidates.find(|one| Arc::ptr_eq(&one.upstream, wanted))?;
+        let full = found.is_full(self.settings.max_outstanding);
+        (is_usable(found, ask) && !full).then_some(found)
+    }
+
     /// Whether a request that failed at those may be tried at another; takes it out of the
     /// account of retries if so.
     pub fn grants_retry(&self, tried: &[Arc<Upstream>]) -> bool {
-        let ask = Ask { tried, key: &[] };
+        let ask = Ask {
+            tried,
+            ..Ask::default()
+        };
         let chosen = self.chooser.choose(&self.candidates, &ask, &self.settings);
         matches!(chosen, Chosen::One(_)) && self.budget.withdraw()
     }
@@ -305,6 +332,14 @@ impl UpstreamSet {
     /// All upstreams.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         self.candidates.iter().map(|candidate| &candidate.upstream)
+    }
+
+    /// Whether none has ever been connected to, and one is young enough to be on its way.
+    pub fn is_starting(&self) -> bool {
+        !self.all().any(|upstream| upstream.health.was_reached())
+            && self
+                .all()
+                .any(|upstream| upstream.is_younger_than(STARTING))
     }
 
     /// Requests that wait for room.
@@ -338,11 +373,12 @@ enum NotNow {
 
 impl Candidate {
     /// Counts a request in, unless the upstream has `limit` of them.
-    fn hold(&self, limit: usize) -> Option<Picked> {
+    fn hold(&self, limit: usize, why: &'static str) -> Option<Picked> {
         let before = self.upstream.outstanding.fetch_add(1, Ordering::Relaxed);
         let picked = Picked {
             upstream: Arc::clone(&self.upstream),
             session: self.session,
+            why,
         };
         if limit != 0 && before >= limit {
             return None;

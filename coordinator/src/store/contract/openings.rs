@@ -333,8 +333,12 @@ pub(super) async fn the_counter_of_the_incumbent_stays_above_zero(bench: Bench) 
     {
         return;
     }
+    assert_eq!(store.recount_slots().await.unwrap(), [worker.id]);
     let seen = store.worker(worker.id).await.unwrap().unwrap();
-    assert_eq!(seen.occupied_slots, 1, "counted, whatever the column says");
+    assert_eq!(seen.occupied_slots, 1, "counted, whatever the column said");
+    assert_eq!(store.recount_slots().await.unwrap(), []);
+    let drifted = "UPDATE workers SET occupied_slots = 0";
+    assert!(bench.behind_its_back(drifted).await);
     store
         .close_circuit(opened.circuit.id, &nobody())
         .await

@@ -90,6 +90,7 @@ async fn the_incumbents_databases_are_taken_over() {
         let revision = "SELECT string_agg(version_num, ',') FROM alembic_version";
         assert_eq!(text(&client, revision).await, "a1b2c3d4e5f6");
 
+        store.recount_slots().await.unwrap();
         let worker = store.worker_by_authority("old").await.unwrap().unwrap();
         assert_eq!(worker.occupied_slots, 1, "counted, not believed");
         assert_eq!((worker.nodes, worker.status), (4, WorkerStatus::Alive));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
+use futures_util::TryStreamExt as _;
 use patchbay_common::circuit::Circuit;
 use patchbay_common::event::Change;
 use patchbay_common::id::{CircuitId, SessionId, WorkerId};
@@ -140,14 +141,14 @@ fn taken(error: tokio_postgres::Error, worker: WorkerId, wish: &SlotWish) -> Sto
     }
 }
 
-/// Keeps the counter that the incumbent reads, which never falls below zero; answers how many
-/// circuits the worker really holds.
+/// Keeps the counter that the incumbent reads as well, which never falls below zero; answers with
+/// it. Counting each time would take longer the more circuits there are.
 pub(super) async fn occupy(tx: &Transaction<'_>, worker: WorkerId, change: i32) -> Result<i32> {
     const DOING: &str = "counting slots";
     let statement = tx
         .prepare_cached(
             "UPDATE workers SET occupied_slots = greatest(occupied_slots + $2, 0) WHERE id = $1 \
-             RETURNING (SELECT count(*)::integer FROM circuits c WHERE c.worker = $1)",
+             RETURNING occupied_slots",
         )
         .await
         .doing(DOING)?;
@@ -342,7 +343,7 @@ pub(super) async fn select(
     Ok(read_all(&rows))
 }
 
-fn read_all(rows: &[Row]) -> Vec<Circuit> {
+pub(super) fn read_all(rows: &[Row]) -> Vec<Circuit> {
     stored::read_all(rows.iter().map(|row| {
         let place = || format!("circuits row {}", row.get::<_, Uuid>(0));
         rows::circuit(row).map_err(|cause| stored::corrupt(place(), cause))
@@ -377,9 +378,15 @@ pub(super) async fn of_worker(
         rows::CIRCUIT
     );
     let statement = tx.prepare_cached(&sql).await.doing(READING)?;
-    let rows = tx.query(&statement, &[&id.0]).await.doing(READING)?;
+    // Row by row: a worker may hold tens of thousands, and each is there twice while it is read.
+    let rows = tx.query_raw(&statement, [&id.0]).await.doing(READING)?;
+    let mut rows = std::pin::pin!(rows);
+    let mut circuits = Vec::new();
+    while let Some(row) = rows.try_next().await.doing(READING)? {
+        circuits.extend(read_all(std::slice::from_ref(&row)));
+    }
     Ok(Some(WorkerCircuits {
-        circuits: read_all(&rows),
+        circuits,
         generation: events::generation(tx, id).await?,
     }))
 }

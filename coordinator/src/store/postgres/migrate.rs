@@ -44,6 +44,10 @@ fn known() -> Result<Vec<Migration>> {
             include_str!("../../../migrations/postgres/V2__audit.sql"),
         ),
         (
+            "V3__leases",
+            include_str!("../../../migrations/postgres/V3__leases.sql"),
+        ),
+        (
             "V4__route_reports",
             include_str!("../../../migrations/postgres/V4__route_reports.sql"),
         ),

@@ -12,12 +12,17 @@ mod audit;
 mod circuits;
 mod endpoints;
 mod events;
+mod leases;
 mod migrate;
+mod moves;
 mod pool;
 mod reports;
 mod rows;
+mod sessions;
 mod tokens;
 mod workers;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -26,15 +31,16 @@ use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
 use patchbay_common::route_report::RouteReport;
 use patchbay_common::worker::{AppFilter, Registration, Worker};
+use uuid::Uuid;
 
 use pool::Pool;
 pub use pool::PostgresConfig;
 
 use super::error::Doing as _;
 use super::{
-    AuditEntry, AuditFilter, Cause, Closed, Figures, HealthCheck, LoggedEvent, LongOpen,
-    NewCircuit, NewEndpoint, NodeReport, Observer, Opened, Rerouting, Result, Reuse, RouteChange,
-    SessionToken, Store, WorkerCircuits, fit,
+    AuditEntry, AuditFilter, Cause, CircuitFilter, Closed, Ended, Figures, HealthCheck,
+    LoggedEvent, LongOpen, Moved, NewCircuit, NewEndpoint, NodeReport, Observer, Opened, Rerouted,
+    Rerouting, Result, Reuse, RouteChange, SessionToken, Store, WorkerCircuits, fit,
 };
 
 /// Runs `work` in a transaction that writes, again if others got in its way. A macro, because no
@@ -142,9 +148,10 @@ impl Store for PostgresStore {
         ))
     }
 
-    async fn heartbeat(&self, id: WorkerId) -> Result<Option<Worker>> {
+    async fn heartbeat(&self, id: WorkerId, node: Option<&str>) -> Result<Option<Worker>> {
+        fit::node(node)?;
         change!(self.pool, "noting a heartbeat", |tx| workers::heartbeat(
-            &tx, id
+            &tx, id, node
         ))
     }
 
@@ -177,6 +184,17 @@ impl Store for PostgresStore {
             &tx,
             silent_since
         ))
+    }
+
+    async fn forget_nodes(&self, silent_since: DateTime<Utc>) -> Result<u64> {
+        change!(self.pool, "forgetting nodes", |tx| workers::forget_nodes(
+            &tx,
+            silent_since
+        ))
+    }
+
+    async fn recount_slots(&self) -> Result<Vec<WorkerId>> {
+        change!(self.pool, "counting slots", |tx| workers::recount(&tx))
     }
 
     async fn open_circuit(&self, new: &NewCircuit) -> Result<Opened> {
@@ -222,6 +240,31 @@ impl Store for PostgresStore {
         ))
     }
 
+    async fn circuits(&self, filter: &CircuitFilter, limit: usize) -> Result<Vec<Circuit>> {
+        look!(self.pool, "listing circuits", |tx| sessions::circuits(
+            &tx, filter, limit
+        ))
+    }
+
+    async fn lead_elsewhere(
+        &self,
+        id: CircuitId,
+        host: &str,
+        port: u16,
+        cause: &Cause,
+    ) -> Result<Option<Rerouted>> {
+        fit::kernel_host(host)?;
+        change!(self.pool, "changing routes", |tx| sessions::lead_elsewhere(
+            &tx, id, host, port, cause
+        ))
+    }
+
+    async fn end_session(&self, session: SessionId, cause: &Cause) -> Result<Ended> {
+        change!(self.pool, "ending a session", |tx| sessions::end(
+            &tx, session, cause
+        ))
+    }
+
     async fn long_open(
         &self,
         opened_before: DateTime<Utc>,
@@ -233,6 +276,18 @@ impl Store for PostgresStore {
             opened_before,
             after,
             limit
+        ))
+    }
+
+    async fn move_circuits(
+        &self,
+        from: WorkerId,
+        to: WorkerId,
+        ids: &[CircuitId],
+        cause: &Cause,
+    ) -> Result<Vec<Moved>> {
+        change!(self.pool, "moving circuits", |tx| moves::carry_over(
+            &tx, from, to, ids, cause
         ))
     }
 
@@ -356,6 +411,18 @@ impl Store for PostgresStore {
     async fn prune_audit(&self, before: DateTime<Utc>, limit: usize) -> Result<u64> {
         change!(self.pool, "pruning the audit", |tx| audit::prune(
             &tx, before, limit
+        ))
+    }
+
+    async fn take_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<bool> {
+        change!(self.pool, "taking a lease", |tx| leases::take(
+            &tx, name, holder, length
+        ))
+    }
+
+    async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()> {
+        change!(self.pool, "giving a lease back", |tx| leases::release(
+            &tx, name, holder
         ))
     }
 }

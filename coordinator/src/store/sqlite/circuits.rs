@@ -6,7 +6,7 @@ use patchbay_common::event::Change;
 use patchbay_common::id::{CircuitId, SessionId, WorkerId};
 use patchbay_common::timestamp;
 use patchbay_common::worker::Worker;
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{OptionalExtension, Params, Transaction, params};
 use serde_json::{Value, json};
 
 use super::rows::{self, micros};
@@ -29,18 +29,14 @@ pub(super) fn open(tx: &Transaction<'_>, new: &NewCircuit) -> Result<Opened> {
     {
         return Ok(shared);
     }
-    let worker = workers::get(tx, new.worker)?.ok_or(StoreError::NoSuchWorker(new.worker))?;
+    let mut worker = workers::get(tx, new.worker)?.ok_or(StoreError::NoSuchWorker(new.worker))?;
     let slot = allocate::slot(tx, new, &worker)?;
     let mut circuit = stored::born(new, &slot, timestamp::now());
     if let Some(endpoint) = new.endpoint_id {
         circuit.health_check = endpoints::check_of(tx, endpoint)?;
     }
     insert(tx, &circuit, &worker, &slot)?;
-    tx.execute(
-        "UPDATE workers SET occupied_slots = occupied_slots + 1 WHERE id = ?1",
-        [worker.id.to_string()],
-    )
-    .doing(OPENING)?;
+    worker.occupied_slots = occupy(tx, worker.id, 1)?;
     let record = Record::new(Action::Opened, &circuit, &worker.authority);
     audit::write(tx, &record, &new.cause())?;
     let generation = events::log(
@@ -50,13 +46,24 @@ pub(super) fn open(tx: &Transaction<'_>, new: &NewCircuit) -> Result<Opened> {
         Change::Created(vec![circuit.clone()]),
         new.origin_request_id.as_deref(),
     )?;
-    let worker = workers::get(tx, worker.id)?.ok_or(StoreError::NoSuchWorker(worker.id))?;
     Ok(Opened {
         circuit,
         worker,
         generation,
         reused: false,
     })
+}
+
+/// Keeps the counter of a worker's slots, which never falls below zero; answers with it.
+pub(super) fn occupy(tx: &Transaction<'_>, worker: WorkerId, change: i32) -> Result<i32> {
+    tx.prepare_cached(
+        "UPDATE workers SET occupied_slots = max(occupied_slots + ?2, 0) WHERE id = ?1 \
+         RETURNING occupied_slots",
+    )
+    .and_then(|mut statement| {
+        statement.query_row(params![worker.to_string(), change], |row| row.get(0))
+    })
+    .doing("counting slots")
 }
 
 fn insert(tx: &Transaction<'_>, circuit: &Circuit, worker: &Worker, slot: &Slot) -> Result<()> {
@@ -178,11 +185,7 @@ pub(super) fn close(tx: &Transaction<'_>, id: CircuitId, cause: &Cause) -> Resul
         workers::get(tx, circuit.worker)?.ok_or(StoreError::NoSuchWorker(circuit.worker))?;
     tx.execute("DELETE FROM circuits WHERE id = ?1", [id.to_string()])
         .doing(CLOSING)?;
-    tx.execute(
-        "UPDATE workers SET occupied_slots = max(occupied_slots - 1, 0) WHERE id = ?1",
-        [worker.id.to_string()],
-    )
-    .doing(CLOSING)?;
+    occupy(tx, worker.id, -1)?;
     let record = Record::new(Action::Closed, &circuit, &worker.authority);
     audit::write(tx, &record, cause)?;
     let change = Change::Removed(vec![circuit.clone()]);
@@ -248,11 +251,20 @@ pub(super) fn select(tx: &Transaction<'_>, wanted: &str, value: &str) -> Result<
         "SELECT {} FROM circuits c WHERE {wanted} ORDER BY c.created_at, c.id",
         rows::CIRCUIT
     );
+    read_where(tx, &sql, [value])
+}
+
+/// The circuits that a query selects, as far as they can be read.
+pub(super) fn read_where(
+    tx: &Transaction<'_>,
+    sql: &str,
+    params: impl Params,
+) -> Result<Vec<Circuit>> {
     let rows: Vec<Result<CircuitRow>> = tx
-        .prepare_cached(&sql)
+        .prepare_cached(sql)
         .and_then(|mut statement| {
             statement
-                .query_map([value], |row| {
+                .query_map(params, |row| {
                     let name: String = row.get(0)?;
                     let place = || format!("circuits row {name}");
                     Ok(rows::circuit(row).map_err(|cause| stored::corrupt(place(), cause)))

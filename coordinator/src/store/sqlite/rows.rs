@@ -16,12 +16,12 @@ pub(super) const CIRCUIT: &str = "c.id, c.app, c.protocol, c.worker, c.app_mode,
      c.origin_request_id, \
      (SELECT p.health_check_config FROM endpoints p WHERE p.id = c.endpoint_id)";
 
-/// Columns of `workers w`, as [`worker`] reads them; the circuits are counted.
+/// Columns of `workers w`, as [`worker`] reads them.
 pub(super) const WORKER: &str = "w.id, w.authority, w.frontend_mode, w.protocol, w.hostname, \
      w.tls_listen, w.tls_advertised, w.api_port, w.port_range, w.wildcard_domain, \
      w.wildcard_traffic_port, w.filtered_apps_only, w.traefik_last_used_marker_path, \
      w.accepted_traffics, w.created_at, w.updated_at, w.available_slots, \
-     (SELECT count(*) FROM circuits c WHERE c.worker = w.id) AS occupied, w.nodes, w.status";
+     w.occupied_slots, w.nodes, w.status";
 
 /// Columns of `patchbay_events e`, as [`event`] reads them.
 pub(super) const EVENT: &str = "e.worker, e.generation, e.name, e.body, e.request_id, e.created_at";

@@ -1,0 +1,105 @@
+//! The gateway's listeners.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use patchbay_common::config::{Loader, Mistake};
+
+use super::Traffic;
+use crate::conduct::Entrance;
+use crate::config::{Config, TlsFiles};
+use crate::frontend::{HttpCarrier, ListenError, LiveTls, bind, load_tls, reload_tls};
+use crate::gateway::Gateway;
+use crate::gateway::config::GatewayConfig;
+use crate::handover::Listeners;
+use crate::metrics::Metrics;
+use crate::setup::Tickets;
+use crate::sync::Link;
+use crate::upstream::Prober;
+
+/// The gateway and what its listeners need.
+pub(super) struct Room {
+    pub(super) gateway: Arc<Gateway>,
+    tls: Option<(TlsFiles, LiveTls)>,
+}
+
+impl Room {
+    pub(super) fn new(config: &GatewayConfig, prober: &Arc<Prober>) -> anyhow::Result<Self> {
+        let tls = match &config.tls {
+            Some(files) => {
+                let loaded = Arc::new(ArcSwap::new(load_tls(files)?));
+                Some((files.clone(), loaded))
+            }
+            None => None,
+        };
+        Ok(Self {
+            gateway: Arc::new(Gateway::new(config, Arc::clone(prober))),
+            tls,
+        })
+    }
+
+    /// Reads the certificate anew.
+    pub(super) fn reload_tls(&self) {
+        if let Some((files, tls)) = &self.tls {
+            reload_tls(files, tls);
+        }
+    }
+}
+
+/// Loads what the start would load, without keeping it, and notes what is wrong.
+pub(super) fn examine(config: &GatewayConfig, loader: &mut Loader) {
+    if let Some(files) = &config.tls
+        && let Err(error) = load_tls(files)
+    {
+        loader.mistake(Mistake::of_line(&format!("gateway.{error}")));
+    }
+    for address in &config.binds {
+        // Port 0: the check must not mind a worker that is running.
+        if let Err(error) = bind(SocketAddr::new(address.ip(), 0)) {
+            loader.mistake(Mistake::new("gateway.bind", error));
+        }
+    }
+}
+
+pub(super) fn bind_all(
+    config: &Config,
+    listeners: &Listeners,
+) -> Result<Vec<TcpListener>, ListenError> {
+    let binds = config.gateway.iter().flat_map(|gateway| &gateway.binds);
+    binds.map(|address| listeners.listen(*address)).collect()
+}
+
+impl Traffic {
+    /// Serves the gateway until the process stops.
+    pub(super) async fn serve_gateway(
+        &self,
+        sockets: Vec<TcpListener>,
+        link: &Link,
+        metrics: &Arc<Metrics>,
+        tickets: &Arc<Tickets>,
+    ) {
+        let Some(room) = &self.rooms.gateway else {
+            return;
+        };
+        let entrance = Entrance::Gateway(Arc::clone(&room.gateway));
+        let conduct = self.conduct(entrance, link, metrics, tickets);
+        let proxy = Arc::new(pingora_proxy::http_proxy(&self.conf, self.proxy(conduct)));
+        let tls = room.tls.as_ref().map(|(_, tls)| Arc::clone(tls));
+        let carrier = HttpCarrier::new(self.guarding(Arc::clone(&proxy)), tls);
+        let acceptor = self.acceptor(carrier, &self.rooms.gate);
+        let (routes, services) = room.gateway.size();
+        log::info!("the gateway is ready: {routes} routes to {services} services");
+        let loops = sockets
+            .into_iter()
+            .map(|socket| acceptor.clone().run(socket));
+        for ended in futures_util::future::join_all(loops).await {
+            if let Err(error) = ended {
+                log::error!("the gateway does not listen: {error}");
+            }
+        }
+        self.rooms.drain.idle_may_end().await;
+        // Idle connections are told now; the others after their request.
+        pingora_core::apps::HttpServerApp::http_cleanup(&*proxy).await;
+    }
+}
