@@ -11,7 +11,7 @@ use patchbay_tests::rig::{Parts, Rig};
 use tokio::task::JoinSet;
 
 /// Cases without `PATCHBAY_FUZZ_CASES`, and the seed without `PATCHBAY_FUZZ_SEED`.
-const CASES: usize = 600;
+const CASES: usize = 300;
 const SEED: u64 = 20_261_121;
 /// Clients at once.
 const CLIENTS: usize = 6;

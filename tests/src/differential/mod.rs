@@ -69,7 +69,7 @@ impl Dice {
 struct Case {
     /// In these pieces.
     pieces: Vec<Vec<u8>>,
-    /// It sends more than one request.
+    /// It sends more than one request, or something that may be taken for more.
     several: bool,
     /// It sends whole requests, and asks to close after the last.
     complete: bool,

@@ -78,12 +78,16 @@ pub(super) fn case(dice: &mut Dice) -> Case {
     };
     let mut bytes = Vec::new();
     let mut complete = true;
+    let mut several = count > 1;
     for number in 0..count {
         let last = number + 1 == count;
-        complete &= request(dice, (number > 0 || !last, last), &mut bytes);
+        let plain = request(dice, (number > 0 || !last, last), &mut bytes);
+        complete &= plain;
+        several |= !plain;
     }
     if dice.once_in(4) {
-        complete = false;
+        // A byte more or less makes the end of a body the beginning of something else.
+        (complete, several) = (false, true);
         damage(dice, &mut bytes);
     }
     if dice.once_in(12) {
@@ -92,7 +96,7 @@ pub(super) fn case(dice: &mut Dice) -> Case {
     }
     Case {
         complete,
-        several: bytes.windows(5).filter(|five| five == b"HTTP/").count() > 1 || count > 1,
+        several,
         pieces: cut(dice, &bytes),
         script: Script::of(dice),
     }
