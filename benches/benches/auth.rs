@@ -104,7 +104,7 @@ impl Rig {
         let head = head(headers);
         let client = self.stages.client(&head);
         let circuit = self.stages.locate(&head, &client).unwrap();
-        self.stages.admit(&head, &client, circuit, NOW).is_ok()
+        self.stages.admit(&head, &client, &circuit, NOW).is_ok()
     }
 }
 

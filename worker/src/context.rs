@@ -9,7 +9,7 @@ use patchbay_common::request_id::RequestId;
 
 use crate::error::Refusal;
 use crate::stage::{Client, Credential};
-use crate::table::LiveCircuit;
+use crate::target::Target;
 use crate::upstream::{Picked, Upstream};
 
 /// Most upstreams tried for one request.
@@ -28,8 +28,8 @@ pub struct Context {
     pub method: String,
     /// Its path without the query, which may hold secrets.
     pub path: String,
-    /// The circuit it goes over.
-    pub circuit: Option<Arc<LiveCircuit>>,
+    /// What it is sent to.
+    pub target: Option<Target>,
     /// By what right.
     pub credential: Option<Credential>,
     /// Where it is sent.
@@ -93,7 +93,7 @@ impl Context {
             client: None,
             method: String::new(),
             path: String::new(),
-            circuit: None,
+            target: None,
             credential: None,
             picked: None,
             tried: Vec::new(),

@@ -2,6 +2,7 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod conduct;
 pub mod config;
 pub mod context;
 pub mod error;
@@ -13,5 +14,6 @@ pub mod stage;
 pub mod stream;
 pub mod sync;
 pub mod table;
+pub mod target;
 pub mod upstream;
 pub mod wiring;

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use crate::access_log::AccessLog;
 use crate::admin::Admin;
+use crate::conduct::Conduct;
 use crate::config::{Config, Frontend};
 use crate::context::MAX_ATTEMPTS;
 use crate::frontend::{
@@ -29,7 +30,7 @@ use crate::frontend::{
     bind, load_tls, reload_tls,
 };
 use crate::metrics::Metrics;
-use crate::proxy::CircuitProxy;
+use crate::proxy::Proxy;
 use crate::setup::{Setup, Tickets};
 use crate::stage::Stages;
 use crate::sync::{Link, Serving};
@@ -340,17 +341,19 @@ impl Traffic {
         HttpCarrier::new(app, self.tls.clone(), patience)
     }
 
-    fn http(&self, link: &Link, metrics: &Arc<Metrics>, tickets: Arc<Tickets>) -> CircuitProxy {
+    fn http(&self, link: &Link, metrics: &Arc<Metrics>, tickets: Arc<Tickets>) -> Proxy {
         let rooms = &self.rooms;
-        CircuitProxy {
-            stages: Stages::new(&rooms.config, Arc::clone(&rooms.table)),
+        Proxy {
+            conduct: Arc::new(Conduct {
+                stages: Stages::new(&rooms.config, Arc::clone(&rooms.table)),
+                prober: Arc::clone(&rooms.prober),
+                tickets,
+                activity: Arc::clone(link.activity()),
+                metrics: Arc::clone(metrics),
+                access_log: Arc::clone(&rooms.access_log),
+                drain: rooms.drain.clone(),
+            }),
             peers: PeerTemplate::new(&rooms.config.timeouts),
-            prober: Arc::clone(&rooms.prober),
-            tickets,
-            activity: Arc::clone(link.activity()),
-            metrics: Arc::clone(metrics),
-            access_log: Arc::clone(&rooms.access_log),
-            drain: rooms.drain.clone(),
             keepalive: rooms.config.timeouts.keepalive.0.as_secs().max(1),
         }
     }

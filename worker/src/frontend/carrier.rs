@@ -174,7 +174,7 @@ impl TcpCarrier {
         if !circuit.clients.admits(peer.ip()) {
             return (Some(circuit), Err(Refusal::ClientAddress));
         }
-        let dialled = tcp::dial(&circuit, &self.peers, &self.prober).await;
+        let dialled = tcp::dial(&circuit.upstreams, &self.peers, &self.prober).await;
         (Some(circuit), dialled)
     }
 }

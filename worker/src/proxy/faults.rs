@@ -3,7 +3,7 @@
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::{FailToProxy, Session};
 
-use super::CircuitProxy;
+use super::Proxy;
 use crate::context::Context;
 use crate::error::Refusal;
 
@@ -39,7 +39,7 @@ fn classify(error: &Error) -> Option<Refusal> {
     }
 }
 
-impl CircuitProxy {
+impl Proxy {
     /// Answers a request that failed on its way, as far as an answer can still be given.
     pub(super) async fn answer_failure(
         &self,

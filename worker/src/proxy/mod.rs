@@ -1,8 +1,8 @@
-//! The `ProxyHttp` of circuits: the order of the stages, and nothing they could decide themselves.
+//! Pingora's engine: a `ProxyHttp` that does what `conduct` says at each of Pingora's hooks.
 //!
-//! `frontend` feeds it connections. A request is inspected, located, admitted (`stage`), sent to
-//! an upstream (`upstream`) and accounted for; upgrades and what is answered here have files of
-//! their own. It refuses to parse, to judge and to wait on anything but sockets.
+//! `frontend` feeds it connections. Here Pingora's heads become the stages' (`adapt`), its errors
+//! refusals (`faults`), and upgrades leave its hands (`upgrade`). It refuses to judge requests and
+//! to wait on anything but sockets.
 
 mod adapt;
 mod answer;
@@ -11,91 +11,38 @@ mod report;
 mod upgrade;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use patchbay_common::lifecycle::Drain;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorType, Result};
+use pingora_core::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
-use crate::access_log::AccessLog;
-use crate::context::{Context, MAX_ATTEMPTS};
+use crate::conduct::{Conduct, Step};
+use crate::context::Context;
 use crate::error::Refusal;
-use crate::metrics::Metrics;
-use crate::setup::Tickets;
-use crate::stage::{Stages, Verdict};
-use crate::sync::Activity;
-use crate::upstream::{PeerTemplate, Prober};
+use crate::upstream::PeerTemplate;
 
-/// Path on an app's own host where a ticket is exchanged for a permit.
-pub const PERMIT_PATH: &str = "/.patchbay/permit";
-
-/// Between marks of use while an answer flows.
-const MARK_PERIOD: Duration = Duration::from_millis(1_500);
-
-/// What requests over circuits need.
-pub struct CircuitProxy {
-    /// The stages.
-    pub stages: Stages,
+/// Carries requests by Pingora's engine.
+pub struct Proxy {
+    /// How requests are conducted.
+    pub conduct: Arc<Conduct>,
     /// How upstreams are dialled.
     pub peers: PeerTemplate,
-    /// Hears of upstream faults.
-    pub prober: Arc<Prober>,
-    /// Exchanges tickets for permits.
-    pub tickets: Arc<Tickets>,
-    /// Hears of use.
-    pub activity: Arc<Activity>,
-    /// Counts.
-    pub metrics: Arc<Metrics>,
-    /// Gets a line for each request.
-    pub access_log: Arc<AccessLog>,
-    /// Counts what is in flight.
-    pub drain: Drain,
     /// Seconds an idle client connection is kept.
     pub keepalive: u64,
 }
 
-/// What is to be done with a request whose head has passed the stages.
-enum Step {
-    Forward,
-    Upgrade,
-    Exchange(Arc<crate::table::LiveCircuit>),
-    Preflight(crate::stage::Preflight),
-}
-
-impl CircuitProxy {
+impl Proxy {
     /// Runs the stages over the request's head.
     fn pass(&self, session: &Session, ctx: &mut Context) -> Result<Step, Refusal> {
         let view = adapt::View::of(session).ok_or(Refusal::Internal)?;
-        let head = view.head();
-        ctx.request_id = Some(self.stages.request_id(&head));
-        head.method.clone_into(&mut ctx.method);
-        head.path().clone_into(&mut ctx.path);
-        let client = self.stages.client(&head);
-        ctx.client = Some(client);
-        self.stages.inspect(&head, view.raw())?;
-        let circuit = self.stages.locate(&head, &client)?;
-        ctx.circuit = Some(Arc::clone(&circuit));
-        if head.path() == PERMIT_PATH {
-            return Ok(Step::Exchange(circuit));
+        let step = self.conduct.pass(&view.head(), view.raw(), ctx)?;
+        if let (Some(guard), Some(target)) = (adapt::guard(session), &ctx.target) {
+            guard.carry(target.closed());
         }
-        match self.stages.admit(&head, &client, circuit, unix_now())? {
-            Verdict::Preflight(preflight) => Ok(Step::Preflight(preflight)),
-            Verdict::Carry(admitted) => {
-                ctx.credential = Some(admitted.credential);
-                if let Some(guard) = adapt::guard(session) {
-                    guard.carry(&admitted.circuit.closed);
-                }
-                let upgrade = crate::stream::websocket::is_upgrade(session.req_header());
-                Ok(if upgrade {
-                    Step::Upgrade
-                } else {
-                    Step::Forward
-                })
-            }
-        }
+        Ok(step)
     }
 
     /// Writes what the app is told, and takes out what it must not see.
@@ -105,31 +52,28 @@ impl CircuitProxy {
         request: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        let id = ctx.id();
-        let (Some(view), Some(client), Some(circuit)) =
-            (adapt::View::of(session), ctx.client, ctx.circuit.as_ref())
-        else {
-            return Error::e_explain(ErrorType::InternalError, "the stages have not run");
+        let Some(view) = adapt::View::of(session) else {
+            return faults::refuse(ctx, Refusal::Internal);
         };
         adapt::remove_hop_by_hop(&mut adapt::Sink::of_request(request));
         let mut sink = adapt::Sink::of_request(request);
-        self.stages
-            .inject(&view.head(), &client, circuit, &id, &mut sink);
+        if let Err(refusal) = self.conduct.inject(&view.head(), ctx, &mut sink) {
+            return faults::refuse(ctx, refusal);
+        }
         sink.finish()
     }
 
     /// Writes what the client is told with an answer of the app's.
     fn dress(&self, answer: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
-        let id = ctx.id();
         adapt::remove_hop_by_hop(&mut adapt::Sink::of_response(answer));
         let mut sink = adapt::Sink::of_response(answer);
-        self.stages.dress(&id, &mut sink);
+        self.conduct.dress(ctx, &mut sink);
         sink.finish()
     }
 }
 
 #[async_trait]
-impl ProxyHttp for CircuitProxy {
+impl ProxyHttp for Proxy {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
@@ -140,14 +84,14 @@ impl ProxyHttp for CircuitProxy {
     fn init_downstream_modules(&self, _: &mut pingora_core::modules::http::HttpModules) {}
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
-        ctx.in_flight = Some(self.drain.enter());
+        self.conduct.begin(ctx);
         if let Some(guard) = adapt::guard(session) {
             guard.head_read();
         }
         let downstream = session.as_downstream_mut();
         // Setting it unasked would revive a connection the client wants closed.
         if downstream.get_keepalive().is_some() {
-            let stopping = self.drain.is_stopping();
+            let stopping = self.conduct.drain.is_stopping();
             downstream.set_keepalive((!stopping).then_some(self.keepalive));
         }
         Ok(())
@@ -161,33 +105,24 @@ impl ProxyHttp for CircuitProxy {
         match step {
             Step::Forward => Ok(false),
             Step::Upgrade => self.upgrade(session, ctx).await.map(|()| true),
-            Step::Exchange(circuit) => self.exchange(session, ctx, &circuit).await.map(|()| true),
-            Step::Preflight(preflight) => self
-                .answer_preflight(session, ctx, &preflight)
-                .await
-                .map(|()| true),
+            Step::Exchange => self.exchange(session, ctx).await.map(|()| true),
+            Step::Preflight(preflight) => {
+                let answer = self.conduct.preflight(&preflight, ctx);
+                answer::write(session, ctx, answer).await.map(|()| true)
+            }
         }
     }
 
     async fn upstream_peer(&self, _: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-        let circuit = ctx.circuit.as_ref();
-        let picked = circuit.and_then(|circuit| circuit.upstreams.pick(&ctx.tried));
-        let Some(picked) = picked else {
-            return faults::refuse(ctx, Refusal::NoUpstream);
+        let picked = match self.conduct.pick(ctx) {
+            Ok(picked) => picked,
+            Err(refusal) => return faults::refuse(ctx, refusal),
         };
-        if ctx.picked.is_none()
-            && let Some(circuit) = circuit
-        {
-            self.activity.request(circuit, picked.session);
-        }
-        let address = picked.upstream.address().await;
-        let upstream = Arc::clone(&picked.upstream);
-        ctx.picked = Some(picked);
-        match address {
+        match picked.upstream.address().await {
             Ok(address) => Ok(Box::new(self.peers.http1(address))),
             Err(cause) => {
-                log::debug!("{} does not resolve: {cause}", upstream.label);
-                self.prober.report_fault(&upstream);
+                log::debug!("{} does not resolve: {cause}", picked.upstream.label);
+                self.conduct.prober.report_fault(&picked.upstream);
                 faults::refuse(ctx, Refusal::UpstreamConnect)
             }
         }
@@ -209,16 +144,8 @@ impl ProxyHttp for CircuitProxy {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        if let Some(picked) = &ctx.picked {
-            self.prober.report_fault(&picked.upstream);
-            ctx.tried.push(Arc::clone(&picked.upstream));
-        }
-        let another = ctx
-            .circuit
-            .as_ref()
-            .is_some_and(|circuit| circuit.upstreams.pick(&ctx.tried).is_some());
-        // Nothing has been sent, so any request may be sent elsewhere.
-        error.set_retry(another && ctx.tried.len() < MAX_ATTEMPTS);
+        let another = self.conduct.unreachable(ctx);
+        error.set_retry(another);
         error
     }
 
@@ -231,9 +158,7 @@ impl ProxyHttp for CircuitProxy {
         _: Option<&pingora_core::protocols::Digest>,
         ctx: &mut Context,
     ) -> Result<()> {
-        if let Some(picked) = &ctx.picked {
-            picked.upstream.health.succeeded();
-        }
+        self.conduct.connected(ctx);
         Ok(())
     }
 
@@ -246,11 +171,9 @@ impl ProxyHttp for CircuitProxy {
         if answer.status.is_informational() {
             return Ok(());
         }
-        ctx.first_byte.get_or_insert_with(|| ctx.started.elapsed());
         self.dress(answer, ctx)
     }
 
-    /// A long answer is use for as long as it flows (contract/pitfalls.md A27).
     fn response_body_filter(
         &self,
         _: &mut Session,
@@ -258,12 +181,7 @@ impl ProxyHttp for CircuitProxy {
         _: bool,
         ctx: &mut Context,
     ) -> Result<Option<Duration>> {
-        if ctx.marked.elapsed() >= MARK_PERIOD
-            && let (Some(circuit), Some(picked)) = (&ctx.circuit, &ctx.picked)
-        {
-            self.activity.stream_alive(circuit, picked.session);
-            ctx.marked = Instant::now();
-        }
+        self.conduct.flows(ctx);
         Ok(None)
     }
 
@@ -297,11 +215,4 @@ impl ProxyHttp for CircuitProxy {
             guard.rest();
         }
     }
-}
-
-/// Unix seconds.
-fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }

@@ -6,19 +6,20 @@ use pingora_core::Result;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
-use super::{CircuitProxy, adapt};
+use super::{Proxy, adapt};
 use crate::context::Context;
 use crate::error::Refusal;
 use crate::stream::{Meter, mark_while, tcp, websocket};
+use crate::target::Target;
 
-impl CircuitProxy {
+impl Proxy {
     /// Carries the upgrade and then the connection. Refusals are answered before 101.
     pub(super) async fn upgrade(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
-        let Some(circuit) = ctx.circuit.clone() else {
+        let Some(target) = ctx.target.clone() else {
             return self.refuse(session, ctx, Refusal::Internal).await;
         };
         let request = self.upgrade_request(session, ctx)?;
-        let dialled = tcp::dial(&circuit, &self.peers, &self.prober).await;
+        let dialled = tcp::dial(target.upstreams(), &self.peers, &self.conduct.prober).await;
         let answer = match dialled {
             Ok((picked, stream)) => {
                 ctx.picked = Some(picked);
@@ -29,18 +30,16 @@ impl CircuitProxy {
         match answer {
             Err(refusal) => self.refuse(session, ctx, refusal).await,
             Ok(websocket::Answer::Ordinary(mut head, mut upstream)) => {
-                ctx.first_byte = Some(ctx.started.elapsed());
                 self.dress(&mut head, ctx)?;
                 session.write_response_header(head, false).await?;
                 websocket::relay_body(session, &mut upstream).await
             }
             Ok(websocket::Answer::Switched(mut head, upstream)) => {
-                ctx.first_byte = Some(ctx.started.elapsed());
                 self.dress(&mut head, ctx)?;
                 head.insert_header("connection", "Upgrade")?;
                 head.insert_header("upgrade", "websocket")?;
                 session.write_response_header(head, false).await?;
-                self.carry(session, ctx, upstream, &circuit).await;
+                self.carry(session, ctx, upstream, &target).await;
                 Ok(())
             }
         }
@@ -60,18 +59,23 @@ impl CircuitProxy {
         session: &mut Session,
         ctx: &mut Context,
         upstream: Box<pingora_core::protocols::http::v1::client::HttpSession>,
-        circuit: &Arc<crate::table::LiveCircuit>,
+        target: &Target,
     ) {
         let Some(session_id) = ctx.picked.as_ref().map(|picked| picked.session) else {
             return;
         };
-        let _open = self.metrics.websocket_opened();
+        let _open = self.conduct.metrics.websocket_opened();
         if let Some(guard) = adapt::guard(session) {
             guard.free();
         }
         let meter = Arc::new(Meter::default());
-        let carrying = websocket::carry(session, upstream, &meter, &circuit.closed);
-        let spliced = mark_while(&self.activity, circuit, session_id, carrying).await;
+        let carrying = websocket::carry(session, upstream, &meter, target.closed());
+        let spliced = match target.circuit() {
+            Some(circuit) => {
+                mark_while(&self.conduct.activity, circuit, session_id, carrying).await
+            }
+            None => carrying.await,
+        };
         ctx.spliced = Some(spliced);
     }
 }

@@ -21,13 +21,15 @@ use patchbay_common::token::{SetupClaims, TokenError, TokenKey};
 use uuid::Uuid;
 
 use crate::config::Config;
-use crate::proxy::PERMIT_PATH;
 use crate::sync::{CallError, Coordinator};
 use crate::table::Table;
 use address::AppAddress;
 use cookie::Cookies;
 
 pub use ticket::{Redeemed, TicketError, Tickets};
+
+/// Path on an app's own host where a ticket is exchanged for a permit.
+pub const PERMIT_PATH: &str = "/.patchbay/permit";
 
 /// Seconds a browser has to carry a ticket to the app's host.
 const TICKET_LIFETIME: u64 = 30;

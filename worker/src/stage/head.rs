@@ -58,4 +58,18 @@ impl Head<'_> {
             .map(str::trim)
             .filter(|host| !host.is_empty())
     }
+
+    /// Whether it asks for a WebSocket (RFC 6455 §4.2.1), compared as HTTP compares.
+    pub fn is_upgrade(&self) -> bool {
+        let lists = |name: &str, wanted: &str| {
+            let mut found = false;
+            self.headers.each(name, &mut |value| {
+                found |= value
+                    .split(|byte| *byte == b',')
+                    .any(|token| token.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()));
+            });
+            found
+        };
+        self.is_http11 && lists("upgrade", "websocket") && lists("connection", "upgrade")
+    }
 }

@@ -48,20 +48,11 @@ pub struct Stages {
     cors: Cors,
 }
 
-/// A request that may be carried.
-#[derive(Debug)]
-pub struct Admitted {
-    /// Over this circuit.
-    pub circuit: Arc<LiveCircuit>,
-    /// By the right of this credential.
-    pub credential: Credential,
-}
-
 /// Verdict on a request for a circuit.
 #[derive(Debug)]
 pub enum Verdict {
-    /// Carry it.
-    Carry(Admitted),
+    /// Carry it, by the right of this credential.
+    Carry(Credential),
     /// Answer a CORS preflight here; browsers send it without credentials.
     Preflight(Preflight),
 }
@@ -113,17 +104,14 @@ impl Stages {
         &self,
         head: &Head<'_>,
         client: &Client,
-        circuit: Arc<LiveCircuit>,
+        circuit: &LiveCircuit,
         now: u64,
     ) -> Result<Verdict, Refusal> {
         if !circuit.clients.admits(client.address.ip()) {
             return Err(Refusal::ClientAddress);
         }
-        match self.credential(head, &circuit, now) {
-            Ok(credential) => Ok(Verdict::Carry(Admitted {
-                circuit,
-                credential,
-            })),
+        match self.credential(head, circuit, now) {
+            Ok(credential) => Ok(Verdict::Carry(credential)),
             Err(refusal) => cors::preflight(head).map(Verdict::Preflight).ok_or(refusal),
         }
     }

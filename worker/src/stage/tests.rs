@@ -116,7 +116,7 @@ fn permits() -> PermitKey {
 fn judge(stages: &Stages, head: &Head<'_>) -> Result<Verdict, Refusal> {
     let client = stages.client(head);
     let circuit = stages.locate(head, &client)?;
-    stages.admit(head, &client, circuit, NOW)
+    stages.admit(head, &client, &circuit, NOW)
 }
 
 fn refusal(stages: &Stages, headers: &Pairs) -> Refusal {
@@ -125,7 +125,7 @@ fn refusal(stages: &Stages, headers: &Pairs) -> Refusal {
 
 fn credential(stages: &Stages, headers: &Pairs) -> Credential {
     match judge(stages, &head("GET", headers)) {
-        Ok(Verdict::Carry(admitted)) => admitted.credential,
+        Ok(Verdict::Carry(credential)) => credential,
         other => panic!("not carried: {other:?}"),
     }
 }

@@ -9,23 +9,23 @@ use super::{Linger, Meter, splice, websocket};
 use crate::context::Spliced;
 use crate::error::Refusal;
 use crate::table::LiveCircuit;
-use crate::upstream::{PeerTemplate, Picked, Prober};
+use crate::upstream::{PeerTemplate, Picked, Prober, UpstreamSet};
 
 /// A client that still uploads after the app has stopped sending is heard for as long as it speaks.
 const LINGER: Linger = Linger(Duration::from_secs(60));
 
-/// Dials one of the circuit's upstreams, trying each at most once.
+/// Dials one of the upstreams, trying each at most once.
 ///
 /// # Errors
 /// [`Refusal::NoUpstream`] if none is in service, or why the last one could not be dialled.
 pub async fn dial(
-    circuit: &LiveCircuit,
+    upstreams: &UpstreamSet,
     peers: &PeerTemplate,
     prober: &Prober,
 ) -> Result<(Picked, TcpStream), Refusal> {
     let mut tried = Vec::new();
     let mut refusal = Refusal::NoUpstream;
-    while let Some(picked) = circuit.upstreams.pick(&tried) {
+    while let Some(picked) = upstreams.pick(&tried) {
         match websocket::dial(&picked.upstream, peers.connect_timeout()).await {
             Ok(stream) => {
                 picked.upstream.health.succeeded();

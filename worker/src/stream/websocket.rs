@@ -30,21 +30,6 @@ use crate::upstream::Upstream;
 /// (RFC 6455 §7.1.1).
 const LINGER: Linger = Linger(Duration::from_secs(1));
 
-/// Whether a request asks for a WebSocket (RFC 6455 §4.2.1), compared as HTTP compares.
-pub fn is_upgrade(request: &RequestHeader) -> bool {
-    let lists = |name: &str, wanted: &str| {
-        request.headers.get_all(name).iter().any(|value| {
-            value
-                .as_bytes()
-                .split(|byte| *byte == b',')
-                .any(|token| token.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()))
-        })
-    };
-    request.version == http::Version::HTTP_11
-        && lists("connection", "upgrade")
-        && lists("upgrade", "websocket")
-}
-
 /// What the app answered to the upgrade.
 pub enum Answer {
     /// It agreed: the head to pass on, and the connection.

@@ -1,0 +1,105 @@
+//! What is answered here and not by an app.
+
+use patchbay_common::request_id;
+
+use super::{Conduct, unix_now};
+use crate::context::Context;
+use crate::error::{Problem, Refusal};
+use crate::stage::{Head, Preflight};
+use crate::target::Target;
+
+/// Value of `Server` on answers of our own.
+const SERVER: &str = "Patchbay";
+
+/// An answer for an engine to write. A body is not sent for a `HEAD` request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// Headers, in order, `Content-Length` among them.
+    pub headers: Vec<(&'static str, String)>,
+    /// The body.
+    pub body: String,
+    /// What follows on the connection cannot be told apart any more: it has to end.
+    pub close: bool,
+}
+
+impl Answer {
+    fn new(status: u16, ctx: &mut Context) -> Self {
+        Self {
+            status,
+            headers: vec![
+                ("server", SERVER.to_owned()),
+                (request_id::HEADER, ctx.id().as_str().to_owned()),
+            ],
+            body: String::new(),
+            close: false,
+        }
+    }
+
+    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    fn body(mut self, body: String) -> Self {
+        self.headers
+            .push(("content-length", body.len().to_string()));
+        self.body = body;
+        self
+    }
+}
+
+impl Conduct {
+    /// The answer that refuses a request. `accept` is the request's `Accept`.
+    pub fn refusal(&self, refusal: Refusal, accept: Option<&[u8]>, ctx: &mut Context) -> Answer {
+        let problem = Problem::from(&refusal);
+        let (content_type, body) = problem.render(accept, &ctx.id());
+        let mut answer = Answer::new(problem.status, ctx)
+            .with("content-type", content_type)
+            .with("cache-control", "no-store")
+            .with("access-control-allow-origin", "*")
+            .with("access-control-allow-headers", "authorization")
+            .with("access-control-expose-headers", request_id::HEADER)
+            .body(body);
+        if let Some(seconds) = problem.retry_after() {
+            answer = answer.with("retry-after", seconds.to_string());
+        }
+        answer.close = matches!(refusal, Refusal::BadRequest(_));
+        ctx.refusal = Some(refusal);
+        answer
+    }
+
+    /// The answer to a preflight.
+    pub fn preflight(&self, preflight: &Preflight, ctx: &mut Context) -> Answer {
+        Answer::new(204, ctx)
+            .with("access-control-allow-origin", "*")
+            .with("access-control-allow-methods", &preflight.methods)
+            .with("access-control-allow-headers", &preflight.headers)
+            .with("access-control-max-age", "600")
+    }
+
+    /// Exchanges the ticket in the query for a permit and sends the browser on.
+    pub fn exchange(&self, head: &Head<'_>, ctx: &mut Context) -> Answer {
+        let query = head.target.split_once('?').map_or("", |(_, query)| query);
+        let ticket = query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix("ticket="))
+            .unwrap_or_default();
+        let circuit = ctx.target.as_ref().and_then(Target::circuit);
+        let redeemed =
+            circuit.and_then(|live| self.tickets.redeem(ticket, &live.circuit, unix_now()).ok());
+        let Some(redeemed) = redeemed else {
+            return self.refusal(Refusal::Ticket, head.headers.get("accept"), ctx);
+        };
+        let mut answer = Answer::new(302, ctx)
+            .with("location", redeemed.location)
+            .with("cache-control", "no-store")
+            .with("referrer-policy", "no-referrer")
+            .body(String::new());
+        for cookie in redeemed.set_cookie {
+            answer = answer.with("set-cookie", cookie);
+        }
+        answer
+    }
+}

@@ -1,0 +1,188 @@
+//! How a request is conducted from its head to its line in the log, whichever engine carries it.
+//!
+//! Engines (`proxy` over Pingora) read heads, move bytes and answer; here is what they do it by:
+//! the order of the stages, the choice of an upstream and what its faults mean, the headers of
+//! both directions, the answers of our own, the account at the end. It refuses to read or write
+//! sockets and to know any engine's types.
+
+mod answer;
+mod report;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use patchbay_common::lifecycle::Drain;
+
+use crate::access_log::AccessLog;
+use crate::context::{Context, MAX_ATTEMPTS};
+use crate::error::Refusal;
+use crate::metrics::Metrics;
+use crate::setup::{PERMIT_PATH, Tickets};
+use crate::stage::{Head, HeaderSink, Preflight, Stages, Verdict};
+use crate::sync::Activity;
+use crate::target::Target;
+use crate::upstream::{Picked, Prober};
+
+pub use answer::Answer;
+pub use report::Outcome;
+
+/// Between marks of use while an answer flows.
+const MARK_PERIOD: Duration = Duration::from_millis(1_500);
+
+/// What conducting requests needs.
+pub struct Conduct {
+    /// The stages.
+    pub stages: Stages,
+    /// Hears of upstream faults.
+    pub prober: Arc<Prober>,
+    /// Exchanges tickets for permits.
+    pub tickets: Arc<Tickets>,
+    /// Hears of use.
+    pub activity: Arc<Activity>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Gets a line for each request.
+    pub access_log: Arc<AccessLog>,
+    /// Counts what is in flight.
+    pub drain: Drain,
+}
+
+/// What is to be done with a request whose head has passed the stages.
+#[derive(Debug)]
+pub enum Step {
+    /// Send it to an upstream.
+    Forward,
+    /// Send it to an upstream as a WebSocket's opening handshake.
+    Upgrade,
+    /// Answer it here: exchange the ticket in the query for a permit.
+    Exchange,
+    /// Answer it here: a CORS preflight.
+    Preflight(Preflight),
+}
+
+impl Conduct {
+    /// A request begins: its head has been read.
+    pub fn begin(&self, ctx: &mut Context) {
+        ctx.in_flight = Some(self.drain.enter());
+    }
+
+    /// Runs the stages over a head. `raw` is the head as it came, where it came as HTTP/1.
+    ///
+    /// # Errors
+    /// Why the request is not carried.
+    pub fn pass(
+        &self,
+        head: &Head<'_>,
+        raw: Option<&[u8]>,
+        ctx: &mut Context,
+    ) -> Result<Step, Refusal> {
+        ctx.request_id = Some(self.stages.request_id(head));
+        head.method.clone_into(&mut ctx.method);
+        head.path().clone_into(&mut ctx.path);
+        let client = self.stages.client(head);
+        ctx.client = Some(client);
+        self.stages.inspect(head, raw)?;
+        let circuit = self.stages.locate(head, &client)?;
+        ctx.target = Some(Target::Circuit(Arc::clone(&circuit)));
+        if head.path() == PERMIT_PATH {
+            return Ok(Step::Exchange);
+        }
+        match self.stages.admit(head, &client, &circuit, unix_now())? {
+            Verdict::Preflight(preflight) => Ok(Step::Preflight(preflight)),
+            Verdict::Carry(credential) => {
+                ctx.credential = Some(credential);
+                Ok(if head.is_upgrade() {
+                    Step::Upgrade
+                } else {
+                    Step::Forward
+                })
+            }
+        }
+    }
+
+    /// Chooses an upstream that this request has not been refused by, and keeps the choice.
+    ///
+    /// # Errors
+    /// [`Refusal::NoUpstream`].
+    pub fn pick(&self, ctx: &mut Context) -> Result<Picked, Refusal> {
+        let target = ctx.target.as_ref().ok_or(Refusal::Internal)?;
+        let picked = target
+            .upstreams()
+            .pick(&ctx.tried)
+            .ok_or(Refusal::NoUpstream)?;
+        if ctx.picked.is_none()
+            && let Some(circuit) = target.circuit()
+        {
+            self.activity.request(circuit, picked.session);
+        }
+        ctx.picked = Some(picked.clone());
+        Ok(picked)
+    }
+
+    /// The upstream chosen could not be connected to. True if another one may be tried, which is
+    /// safe for any request since nothing has been sent.
+    pub fn unreachable(&self, ctx: &mut Context) -> bool {
+        if let Some(picked) = &ctx.picked {
+            self.prober.report_fault(&picked.upstream);
+            ctx.tried.push(Arc::clone(&picked.upstream));
+        }
+        let another = ctx
+            .target
+            .as_ref()
+            .is_some_and(|target| target.upstreams().pick(&ctx.tried).is_some());
+        another && ctx.tried.len() < MAX_ATTEMPTS
+    }
+
+    /// There is a connection to the upstream chosen.
+    pub fn connected(&self, ctx: &Context) {
+        if let Some(picked) = &ctx.picked {
+            picked.upstream.health.succeeded();
+        }
+    }
+
+    /// Writes what the app is told into the head it gets, and takes out what it must not see.
+    ///
+    /// # Errors
+    /// [`Refusal::Internal`] if the stages have not run.
+    pub fn inject(
+        &self,
+        head: &Head<'_>,
+        ctx: &mut Context,
+        sink: &mut dyn HeaderSink,
+    ) -> Result<(), Refusal> {
+        let id = ctx.id();
+        let (Some(client), Some(target)) = (ctx.client, ctx.target.as_ref()) else {
+            return Err(Refusal::Internal);
+        };
+        match target {
+            Target::Circuit(circuit) => self.stages.inject(head, &client, circuit, &id, sink),
+        }
+        Ok(())
+    }
+
+    /// The app has answered: writes what the client is told into the answer's head.
+    pub fn dress(&self, ctx: &mut Context, sink: &mut dyn HeaderSink) {
+        ctx.first_byte.get_or_insert_with(|| ctx.started.elapsed());
+        let id = ctx.id();
+        self.stages.dress(&id, sink);
+    }
+
+    /// A piece of an answer flows. A long answer is use for as long as it does
+    /// (contract/pitfalls.md A27).
+    pub fn flows(&self, ctx: &mut Context) {
+        if ctx.marked.elapsed() >= MARK_PERIOD
+            && let Some(circuit) = ctx.target.as_ref().and_then(Target::circuit)
+            && let Some(picked) = &ctx.picked
+        {
+            self.activity.stream_alive(circuit, picked.session);
+            ctx.marked = Instant::now();
+        }
+    }
+}
+
+/// Unix seconds.
+fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
