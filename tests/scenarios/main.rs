@@ -7,6 +7,8 @@ mod a_python_coordinator_is_served;
 mod an_opening_is_routable_when_answered;
 mod bodies_stream_both_ways;
 mod errors_for_people_and_programs;
+mod gateway_asks_who_is_there;
+mod gateway_routes_to_services;
 mod hop_by_hop_headers_stay_here;
 mod idle_circuits_are_collected;
 mod inference_asks_for_a_token;

@@ -26,6 +26,8 @@ pub enum Signal {
     Kill,
     /// SIGSTOP: frozen, sockets open.
     Stop,
+    /// SIGHUP: reads its configuration anew.
+    Hangup,
     /// SIGCONT: goes on after [`Signal::Stop`].
     Continue,
 }
@@ -37,6 +39,7 @@ impl Signal {
             Self::Int => "INT",
             Self::Kill => "KILL",
             Self::Stop => "STOP",
+            Self::Hangup => "HUP",
             Self::Continue => "CONT",
         }
     }

@@ -17,6 +17,8 @@ use patchbay_common::worker::AppFilter;
 
 mod sections;
 
+use crate::gateway::config::{self as gateway, GatewayConfig};
+
 pub use sections::{Cors, Permit, Server, Sync, Timeouts};
 use sections::{PortProxy, ProxyWorker, WildcardDomain};
 
@@ -87,6 +89,11 @@ pub struct Config {
     pub sync: Sync,
     /// `[cors]`.
     pub cors: Cors,
+    /// Whether there are circuits: a worker without `[proxy_worker]` is a gateway only, and what
+    /// is said of circuits above stands in for them.
+    pub has_circuits: bool,
+    /// `[gateway]`.
+    pub gateway: Option<GatewayConfig>,
 }
 
 /// Where the worker's slots are.
@@ -165,10 +172,20 @@ impl Config {
         let l = &mut loader;
         let logging: Logging = l.section("logging", Strictness::Theirs);
         logging.install(args, l);
-        let worker: ProxyWorker = l.section(WORKER, Strictness::Theirs);
+        let has_circuits = l.has(WORKER) || !l.has(gateway::SECTION);
+        let gateway = GatewayConfig::read(l);
+        let mut worker: ProxyWorker = l.section(WORKER, Strictness::Theirs);
+        if let Some(gateway) = gateway.as_ref().filter(|_| !has_circuits) {
+            worker = ProxyWorker::absent(gateway.admin_bind);
+        }
         let redis: Redis = l.section("redis", Strictness::Theirs);
-        let secrets: Secrets = l.section("secrets", Strictness::Theirs);
-        let permit_hash: PermitHash = l.section("permit_hash", Strictness::Theirs);
+        let mut secrets: Secrets = l.section("secrets", Strictness::Theirs);
+        let mut permit_hash: PermitHash = l.section("permit_hash", Strictness::Theirs);
+        if !has_circuits {
+            secrets.api_secret.get_or_insert_with(sections::unguessable);
+            secrets.jwt_secret.get_or_insert_with(sections::unguessable);
+            permit_hash.secret.get_or_insert_with(sections::unguessable);
+        }
         let config = Self {
             authority: l.require(WORKER, "authority", worker.authority.clone()),
             node_id: worker.id.clone().unwrap_or_else(node_id),
@@ -210,6 +227,8 @@ impl Config {
             timeouts: l.section("timeouts", Strictness::Ours),
             sync: l.section("sync", Strictness::Ours),
             cors: l.section("cors", Strictness::Ours),
+            has_circuits,
+            gateway,
         };
         config.cross_check(l);
         loader.finish()?;
@@ -247,6 +266,20 @@ impl Config {
             loader.mistake(Mistake::new(
                 "proxy_worker.wildcard_domain.bind_addr",
                 format!("{bind} is the API's address too: move one of them"),
+            ));
+        }
+        let taken = |bind: &SocketAddr| *bind == self.api_bind && bind.port() != 0;
+        if self
+            .gateway
+            .as_ref()
+            .is_some_and(|gateway| gateway.binds.iter().any(taken))
+        {
+            loader.mistake(Mistake::new(
+                "gateway.bind",
+                format!(
+                    "{} is the API's address too: move one of them",
+                    self.api_bind
+                ),
             ));
         }
         if self.heartbeat_period.0.is_zero() {

@@ -8,6 +8,7 @@ use patchbay_common::lifecycle::InFlight;
 use patchbay_common::request_id::RequestId;
 
 use crate::error::Refusal;
+use crate::gateway::Visit;
 use crate::stage::{Client, Credential};
 use crate::target::Target;
 use crate::upstream::{Picked, Upstream};
@@ -30,6 +31,8 @@ pub struct Context {
     pub path: String,
     /// What it is sent to.
     pub target: Option<Target>,
+    /// Its way through the gateway, if it came there.
+    pub visit: Option<Box<Visit>>,
     /// By what right.
     pub credential: Option<Credential>,
     /// Where it is sent.
@@ -94,6 +97,7 @@ impl Context {
             method: String::new(),
             path: String::new(),
             target: None,
+            visit: None,
             credential: None,
             picked: None,
             tried: Vec::new(),

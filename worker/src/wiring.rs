@@ -4,6 +4,8 @@
 //! every listener. Sockets are bound before either starts, so that an address that is taken is
 //! one clear line and an exit, and accepted from only when the circuits are known.
 
+mod gateway;
+
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,7 +24,7 @@ use tokio::sync::watch;
 
 use crate::access_log::AccessLog;
 use crate::admin::Admin;
-use crate::conduct::Conduct;
+use crate::conduct::{Conduct, Entrance};
 use crate::config::{Config, Frontend};
 use crate::context::MAX_ATTEMPTS;
 use crate::frontend::{
@@ -50,20 +52,28 @@ pub fn check(config: &Config) -> Vec<String> {
     {
         mistakes.push(format!("proxy_worker.{error}"));
     }
-    let mut try_address = |key: &str, address: SocketAddr| {
-        // Port 0: the check must not mind a worker that is running.
-        if let Err(error) = bind(SocketAddr::new(address.ip(), 0)) {
-            mistakes.push(format!("proxy_worker.{key}: {error}"));
-        }
-    };
-    try_address("api_bind_addr", config.api_bind);
+    try_address(&mut mistakes, "api_bind_addr", config.api_bind);
+    if let Some(config) = &config.gateway {
+        mistakes.extend(gateway::check(config));
+    }
     match &config.frontend {
+        _ if !config.has_circuits => {}
         Frontend::Port { bind, range, .. } => {
-            try_address("port_proxy.bind_host", SocketAddr::new(*bind, range.0));
+            let address = SocketAddr::new(*bind, range.0);
+            try_address(&mut mistakes, "port_proxy.bind_host", address);
         }
-        Frontend::Wildcard { bind, .. } => try_address("wildcard_domain.bind_addr", *bind),
+        Frontend::Wildcard { bind, .. } => {
+            try_address(&mut mistakes, "wildcard_domain.bind_addr", *bind);
+        }
     }
     mistakes
+}
+
+fn try_address(mistakes: &mut Vec<String>, key: &str, address: SocketAddr) {
+    // Port 0: the check must not mind a worker that is running.
+    if let Err(error) = bind(SocketAddr::new(address.ip(), 0)) {
+        mistakes.push(format!("proxy_worker.{key}: {error}"));
+    }
 }
 
 /// Runs the worker until it is told to stop.
@@ -75,6 +85,11 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let tls = config.tls.as_ref().map(load_tls).transpose()?;
     let tls = tls.map(|tls| Arc::new(ArcSwap::new(tls)));
     let sockets = Sockets::bind(&config)?;
+    let gateway = config
+        .gateway
+        .as_ref()
+        .map(gateway::Room::new)
+        .transpose()?;
     let format = config.log_format;
     let rooms = Arc::new(Rooms {
         table: Arc::new(Table::new()),
@@ -86,6 +101,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
                 .context("the access log cannot be started")?,
         ),
         link: watch::channel(None).0,
+        gateway,
         config,
     });
 
@@ -129,6 +145,8 @@ struct Rooms {
     access_log: Arc<AccessLog>,
     /// The line to the coordinator, once it is up.
     link: watch::Sender<Option<Arc<Link>>>,
+    /// The gateway, if there is one.
+    gateway: Option<gateway::Room>,
 }
 
 impl Rooms {
@@ -173,9 +191,11 @@ fn raise_file_limit() {
 struct Sockets {
     api: TcpListener,
     traffic: TrafficSockets,
+    gateway: Vec<TcpListener>,
 }
 
 enum TrafficSockets {
+    None,
     Ports(PortRange),
     Wildcard(TcpListener),
 }
@@ -184,7 +204,9 @@ impl Sockets {
     fn bind(config: &Config) -> Result<Self, ListenError> {
         Ok(Self {
             api: bind(config.api_bind)?,
+            gateway: gateway::bind_all(config)?,
             traffic: match &config.frontend {
+                _ if !config.has_circuits => TrafficSockets::None,
                 Frontend::Port { bind, range, .. } => {
                     TrafficSockets::Ports(PortRange::bind(*bind, *range)?)
                 }
@@ -198,7 +220,7 @@ impl Sockets {
     fn open_ports(&self) -> Option<Arc<DashSet<u16>>> {
         match &self.traffic {
             TrafficSockets::Ports(range) => Some(range.open()),
-            TrafficSockets::Wildcard(_) => None,
+            TrafficSockets::Wildcard(_) | TrafficSockets::None => None,
         }
     }
 }
@@ -218,7 +240,12 @@ impl BackgroundService for Syncing {
             ports: self.ports.clone(),
             offset: crate::stage::port_offset(&rooms.config.frontend),
         });
-        let link = match Link::start(&rooms.config, Arc::clone(&rooms.table), serving) {
+        let link = if rooms.config.has_circuits {
+            Link::start(&rooms.config, Arc::clone(&rooms.table), serving)
+        } else {
+            Link::alone(&rooms.config)
+        };
+        let link = match link {
             Ok(link) => Arc::new(link),
             Err(error) => {
                 // Nothing works without it, and nothing has begun.
@@ -227,9 +254,19 @@ impl BackgroundService for Syncing {
             }
         };
         rooms.link.send_replace(Some(link));
-        let reload = || match (&rooms.config.tls, &self.tls) {
-            (Some(files), Some(tls)) => reload_tls(files, tls),
-            _ => log::info!("nothing to read anew: there are no certificates"),
+        if let Some(gateway) = &rooms.gateway {
+            gateway.gateway.start();
+        }
+        let reload = || {
+            if let (Some(files), Some(tls)) = (&rooms.config.tls, &self.tls) {
+                reload_tls(files, tls);
+            }
+            if let Some(gateway) = &rooms.gateway {
+                gateway.reload_tls();
+            }
+            if self.tls.is_none() && rooms.gateway.is_none() {
+                log::info!("nothing to read anew: there are no certificates");
+            }
         };
         tokio::join!(
             rooms.prober.run(),
@@ -292,6 +329,7 @@ impl BackgroundService for Traffic {
             Arc::clone(&metrics),
         ));
         let api = self.acceptor(self.carrier(admin));
+        let gateway = self.serve_gateway(sockets.gateway, &link, &metrics, &tickets);
         let traffic = async {
             link.ready().await;
             Notify.ready(&format!("{} circuits", rooms.table.len()));
@@ -300,7 +338,8 @@ impl BackgroundService for Traffic {
                 let carrier = self.tcp(&link, &metrics);
                 serve(sockets.traffic, self.acceptor(carrier)).await;
             } else {
-                let proxy = self.http(&link, &metrics, tickets);
+                let conduct = self.conduct(Entrance::Circuits, &link, &metrics, &tickets);
+                let proxy = self.proxy(conduct);
                 let proxy = Arc::new(pingora_proxy::http_proxy(&self.conf, proxy));
                 let carrier = self.carrier(Arc::clone(&proxy));
                 serve(sockets.traffic, self.acceptor(carrier)).await;
@@ -308,7 +347,7 @@ impl BackgroundService for Traffic {
                 proxy.http_cleanup().await;
             }
         };
-        let (api, ()) = tokio::join!(api.run(sockets.api), traffic);
+        let (api, (), ()) = tokio::join!(api.run(sockets.api), traffic, gateway);
         if let Err(error) = api {
             log::error!("the API does not listen: {error}");
         }
@@ -317,6 +356,7 @@ impl BackgroundService for Traffic {
 
 async fn serve<C: Carry>(sockets: TrafficSockets, acceptor: Acceptor<C>) {
     match sockets {
+        TrafficSockets::None => {}
         TrafficSockets::Ports(range) => range.run(acceptor).await,
         TrafficSockets::Wildcard(listener) => {
             if let Err(error) = acceptor.run(listener).await {
@@ -341,21 +381,40 @@ impl Traffic {
         HttpCarrier::new(app, self.tls.clone(), patience)
     }
 
-    fn http(&self, link: &Link, metrics: &Arc<Metrics>, tickets: Arc<Tickets>) -> Proxy {
-        let rooms = &self.rooms;
+    fn proxy(&self, conduct: Arc<Conduct>) -> Proxy {
+        let timeouts = &self.rooms.config.timeouts;
         Proxy {
-            conduct: Arc::new(Conduct {
-                stages: Stages::new(&rooms.config, Arc::clone(&rooms.table)),
-                prober: Arc::clone(&rooms.prober),
-                tickets,
-                activity: Arc::clone(link.activity()),
-                metrics: Arc::clone(metrics),
-                access_log: Arc::clone(&rooms.access_log),
-                drain: rooms.drain.clone(),
-            }),
-            peers: PeerTemplate::new(&rooms.config.timeouts),
-            keepalive: rooms.config.timeouts.keepalive.0.as_secs().max(1),
+            conduct,
+            peers: PeerTemplate::new(timeouts),
+            keepalive: timeouts.keepalive.0.as_secs().max(1),
         }
+    }
+
+    fn conduct(
+        &self,
+        entrance: Entrance,
+        link: &Link,
+        metrics: &Arc<Metrics>,
+        tickets: &Arc<Tickets>,
+    ) -> Arc<Conduct> {
+        let rooms = &self.rooms;
+        let table = Arc::clone(&rooms.table);
+        let stages = match (&entrance, &rooms.config.gateway) {
+            (Entrance::Gateway(_), Some(gateway)) => {
+                Stages::at_gateway(&rooms.config, gateway, table)
+            }
+            _ => Stages::new(&rooms.config, table),
+        };
+        Arc::new(Conduct {
+            entrance,
+            stages,
+            prober: Arc::clone(&rooms.prober),
+            tickets: Arc::clone(tickets),
+            activity: Arc::clone(link.activity()),
+            metrics: Arc::clone(metrics),
+            access_log: Arc::clone(&rooms.access_log),
+            drain: rooms.drain.clone(),
+        })
     }
 
     fn tcp(&self, link: &Link, metrics: &Arc<Metrics>) -> TcpCarrier {

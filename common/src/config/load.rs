@@ -55,6 +55,9 @@ const INERT: &[&str] = &[
     "service_discovery",
 ];
 
+/// Sections of ours whose keys are names (of services, of headers) and read as they are written.
+const VERBATIM: &[&str] = &["gateway"];
+
 /// Where a program's configuration file may be.
 #[derive(Clone, Copy, Debug)]
 pub struct Discovery {
@@ -226,6 +229,10 @@ impl Loader {
     fn snake_case(&mut self, table: Table, parent: &str) -> Table {
         let mut out = Table::new();
         for (key, value) in table {
+            if parent.is_empty() && VERBATIM.contains(&key.as_str()) {
+                out.insert(key, value);
+                continue;
+            }
             let name = key.replace('-', "_");
             let path = join(parent, &name);
             let value = match value {

@@ -6,19 +6,23 @@
 //! sockets and to know any engine's types.
 
 mod answer;
+mod gateway;
 mod report;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use patchbay_common::lifecycle::Drain;
+use patchbay_common::request_id;
 
 use crate::access_log::AccessLog;
 use crate::context::{Context, MAX_ATTEMPTS};
 use crate::error::Refusal;
+use crate::gateway::Gateway;
+use crate::gateway::chain::Wait;
 use crate::metrics::Metrics;
 use crate::setup::{PERMIT_PATH, Tickets};
-use crate::stage::{Head, HeaderSink, Preflight, Stages, Verdict};
+use crate::stage::{Client, Head, HeaderSink, Preflight, Stages, Verdict};
 use crate::sync::Activity;
 use crate::target::Target;
 use crate::upstream::{Picked, Prober};
@@ -29,8 +33,19 @@ pub use report::Outcome;
 /// Between marks of use while an answer flows.
 const MARK_PERIOD: Duration = Duration::from_millis(1_500);
 
+/// Where requests come in.
+#[derive(Clone, Debug)]
+pub enum Entrance {
+    /// The slots of circuits.
+    Circuits,
+    /// The gateway.
+    Gateway(Arc<Gateway>),
+}
+
 /// What conducting requests needs.
 pub struct Conduct {
+    /// Where they come in.
+    pub entrance: Entrance,
     /// The stages.
     pub stages: Stages,
     /// Hears of upstream faults.
@@ -58,6 +73,10 @@ pub enum Step {
     Exchange,
     /// Answer it here: a CORS preflight.
     Preflight(Preflight),
+    /// Answer it here, with this.
+    Answer(Answer),
+    /// Give this to [`Conduct::wait`], then go on with [`Conduct::proceed`].
+    Wait(Wait),
 }
 
 impl Conduct {
@@ -82,12 +101,24 @@ impl Conduct {
         let client = self.stages.client(head);
         ctx.client = Some(client);
         self.stages.inspect(head, raw)?;
-        let circuit = self.stages.locate(head, &client)?;
+        match &self.entrance {
+            Entrance::Circuits => self.pass_circuit(head, &client, ctx),
+            Entrance::Gateway(gateway) => self.pass_gateway(gateway, head, ctx),
+        }
+    }
+
+    fn pass_circuit(
+        &self,
+        head: &Head<'_>,
+        client: &Client,
+        ctx: &mut Context,
+    ) -> Result<Step, Refusal> {
+        let circuit = self.stages.locate(head, client)?;
         ctx.target = Some(Target::Circuit(Arc::clone(&circuit)));
         if head.path() == PERMIT_PATH {
             return Ok(Step::Exchange);
         }
-        match self.stages.admit(head, &client, &circuit, unix_now())? {
+        match self.stages.admit(head, client, &circuit, unix_now())? {
             Verdict::Preflight(preflight) => Ok(Step::Preflight(preflight)),
             Verdict::Carry(credential) => {
                 ctx.credential = Some(credential);
@@ -156,6 +187,7 @@ impl Conduct {
         };
         match target {
             Target::Circuit(circuit) => self.stages.inject(head, &client, circuit, &id, sink),
+            Target::Service(_) => self.inject_for_service(head, &client, ctx, sink),
         }
         Ok(())
     }
@@ -164,7 +196,13 @@ impl Conduct {
     pub fn dress(&self, ctx: &mut Context, sink: &mut dyn HeaderSink) {
         ctx.first_byte.get_or_insert_with(|| ctx.started.elapsed());
         let id = ctx.id();
-        self.stages.dress(&id, sink);
+        match &self.entrance {
+            Entrance::Circuits => self.stages.dress(&id, sink),
+            Entrance::Gateway(_) => {
+                sink.set(request_id::HEADER, id.as_str());
+                self.dress_of_service(ctx, sink);
+            }
+        }
     }
 
     /// A piece of an answer flows. A long answer is use for as long as it does

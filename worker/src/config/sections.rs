@@ -1,11 +1,13 @@
 //! The sections as they stand in the file.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use patchbay_common::circuit::{AppMode, Protocol};
-use patchbay_common::config::{HostPort, Seconds};
+use patchbay_common::config::{HostPort, Seconds, Secret};
 use patchbay_common::worker::AppFilter;
 use serde::{Deserialize, Deserializer};
+use uuid::Uuid;
 
 /// `[proxy_worker]` (contract/config.md §4).
 #[derive(Clone, Debug, Deserialize)]
@@ -58,6 +60,33 @@ impl Default for ProxyWorker {
             metric_access_allowed_hosts: Texts(vec!["127.0.0.1/32".into(), "::1/128".into()]),
         }
     }
+}
+
+impl ProxyWorker {
+    /// Stands in where there is no such section: nothing listens for circuits then.
+    pub(super) fn absent(api_bind: SocketAddr) -> Self {
+        let nowhere = HostPort::new("127.0.0.1", 0);
+        Self {
+            coordinator_endpoint: Some("http://127.0.0.1:6030".into()),
+            authority: Some("gateway".into()),
+            frontend_mode: Some("wildcard".into()),
+            wildcard_domain: Some(WildcardDomain {
+                domain: Some(".invalid".into()),
+                bind_addr: Some(nowhere),
+                advertised_port: None,
+            }),
+            protocol: Some(Protocol::Http),
+            accepted_traffics: Some(Vec::new()),
+            api_bind_addr: HostPort::new(api_bind.ip().to_string(), api_bind.port()),
+            ..Self::default()
+        }
+    }
+}
+
+/// A secret that nobody is ever told: what it guards stays shut.
+pub(super) fn unguessable() -> Secret {
+    let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
+    Secret::new(format!("{one}{two}"))
 }
 
 /// One text or a list of texts.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora_core::Result;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::tls::TlsStream;
@@ -11,7 +11,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use crate::frontend::{Control, Guarded};
-use crate::stage::{Head, HeaderLookup, HeaderSink, is_hop_by_hop};
+use crate::stage::{Head, HeaderLookup, HeaderSink, is_alike, is_hop_by_hop};
 
 /// A header map as the stages read it.
 struct Headers<'a>(&'a HeaderMap);
@@ -152,6 +152,37 @@ impl HeaderSink for Sink<'_> {
         };
         if let Err(error) = result {
             self.failed.get_or_insert(error);
+        }
+    }
+
+    fn write(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let result = match &mut self.target {
+            Target::Request(request) => request.insert_header(name, value),
+            Target::Response(response) => response.insert_header(name, value),
+        };
+        if let Err(error) = result {
+            self.failed.get_or_insert(error);
+        }
+    }
+
+    fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let result = match &mut self.target {
+            Target::Request(request) => request.append_header(name, value),
+            Target::Response(response) => response.append_header(name, value),
+        };
+        if let Err(error) = result {
+            self.failed.get_or_insert(error);
+        }
+    }
+
+    fn remove_alike(&mut self, name: &HeaderName) {
+        let present = self.headers().keys().map(HeaderName::as_str);
+        let alike: Vec<String> = present
+            .filter(|one| is_alike(one, name.as_str()))
+            .map(str::to_owned)
+            .collect();
+        for name in alike {
+            self.remove(&name);
         }
     }
 

@@ -38,11 +38,13 @@ impl Proxy {
     /// Runs the stages over the request's head.
     fn pass(&self, session: &Session, ctx: &mut Context) -> Result<Step, Refusal> {
         let view = adapt::View::of(session).ok_or(Refusal::Internal)?;
-        let step = self.conduct.pass(&view.head(), view.raw(), ctx)?;
-        if let (Some(guard), Some(target)) = (adapt::guard(session), &ctx.target) {
-            guard.carry(target.closed());
-        }
-        Ok(step)
+        self.conduct.pass(&view.head(), view.raw(), ctx)
+    }
+
+    /// Runs what is left of them after a wait.
+    fn proceed(&self, session: &Session, ctx: &mut Context) -> Result<Step, Refusal> {
+        let view = adapt::View::of(session).ok_or(Refusal::Internal)?;
+        self.conduct.proceed(&view.head(), ctx)
     }
 
     /// Writes what the app is told, and takes out what it must not see.
@@ -60,7 +62,14 @@ impl Proxy {
         if let Err(refusal) = self.conduct.inject(&view.head(), ctx, &mut sink) {
             return faults::refuse(ctx, refusal);
         }
-        sink.finish()
+        sink.finish()?;
+        if let Some(target) = self.conduct.target(&view.head(), ctx) {
+            match target.parse() {
+                Ok(uri) => request.set_uri(uri),
+                Err(_) => return faults::refuse(ctx, Refusal::BadRequest("the path is not one")),
+            }
+        }
+        Ok(())
     }
 
     /// Writes what the client is told with an answer of the app's.
@@ -98,7 +107,15 @@ impl ProxyHttp for Proxy {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        let step = match self.pass(session, ctx) {
+        let mut step = self.pass(session, ctx);
+        while let Ok(Step::Wait(wait)) = step {
+            self.conduct.wait(wait, ctx).await;
+            step = self.proceed(session, ctx);
+        }
+        if let (Some(guard), Some(target)) = (adapt::guard(session), &ctx.target) {
+            guard.carry(target.closed());
+        }
+        let step = match step {
             Ok(step) => step,
             Err(refusal) => return self.refuse(session, ctx, refusal).await.map(|()| true),
         };
@@ -110,6 +127,9 @@ impl ProxyHttp for Proxy {
                 let answer = self.conduct.preflight(&preflight, ctx);
                 answer::write(session, ctx, answer).await.map(|()| true)
             }
+            Step::Answer(answer) => answer::write(session, ctx, answer).await.map(|()| true),
+            // Waited for above.
+            Step::Wait(_) => faults::refuse(ctx, Refusal::Internal),
         }
     }
 

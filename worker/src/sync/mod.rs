@@ -125,6 +125,27 @@ impl Link {
         Ok(link)
     }
 
+    /// Without a coordinator: there is nothing to keep, and nothing to wait for.
+    ///
+    /// # Errors
+    /// [`CallError::Unusable`].
+    pub fn alone(config: &Config) -> Result<Self, CallError> {
+        let working = CancellationToken::new();
+        let board = Board::new(false);
+        board.write(|status| {
+            status.ready = true;
+            status.coordinator_reach = status::Reach::ok();
+        });
+        Ok(Self {
+            coordinator: Coordinator::new(config)?,
+            activity: Arc::new(Activity::new(false)),
+            board,
+            beating: working.child_token(),
+            working,
+            tasks: TaskTracker::new(),
+        })
+    }
+
     /// Registers, then starts what needs the worker's key.
     fn join(&self, config: &Config, tools: Tools, inbox: Inbox, outlet: Outlet) {
         let registration = join::registration(config);

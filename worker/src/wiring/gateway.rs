@@ -1,0 +1,101 @@
+//! The gateway's listeners.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::Traffic;
+use crate::conduct::Entrance;
+use crate::config::{Config, TlsFiles};
+use crate::frontend::{HttpCarrier, ListenError, LiveTls, bind, load_tls, reload_tls};
+use crate::gateway::Gateway;
+use crate::gateway::config::GatewayConfig;
+use crate::metrics::Metrics;
+use crate::setup::Tickets;
+use crate::sync::Link;
+
+/// The gateway and what its listeners need.
+pub(super) struct Room {
+    pub(super) gateway: Arc<Gateway>,
+    tls: Option<(TlsFiles, LiveTls)>,
+}
+
+impl Room {
+    pub(super) fn new(config: &GatewayConfig) -> anyhow::Result<Self> {
+        let tls = match &config.tls {
+            Some(files) => {
+                let loaded = Arc::new(ArcSwap::new(load_tls(files)?));
+                Some((files.clone(), loaded))
+            }
+            None => None,
+        };
+        Ok(Self {
+            gateway: Arc::new(Gateway::new(config)),
+            tls,
+        })
+    }
+
+    /// Reads the certificate anew.
+    pub(super) fn reload_tls(&self) {
+        if let Some((files, tls)) = &self.tls {
+            reload_tls(files, tls);
+        }
+    }
+}
+
+/// What the start would load, without keeping it: what is wrong, one line each.
+pub(super) fn check(config: &GatewayConfig) -> Vec<String> {
+    let mut mistakes = Vec::new();
+    if let Some(files) = &config.tls
+        && let Err(error) = load_tls(files)
+    {
+        mistakes.push(format!("gateway.{error}"));
+    }
+    for address in &config.binds {
+        // Port 0: the check must not mind a worker that is running.
+        if let Err(error) = bind(SocketAddr::new(address.ip(), 0)) {
+            mistakes.push(format!("gateway.bind: {error}"));
+        }
+    }
+    mistakes
+}
+
+pub(super) fn bind_all(config: &Config) -> Result<Vec<TcpListener>, ListenError> {
+    let binds = config.gateway.iter().flat_map(|gateway| &gateway.binds);
+    binds.map(|address| bind(*address)).collect()
+}
+
+impl Traffic {
+    /// Serves the gateway until the process stops.
+    pub(super) async fn serve_gateway(
+        &self,
+        sockets: Vec<TcpListener>,
+        link: &Link,
+        metrics: &Arc<Metrics>,
+        tickets: &Arc<Tickets>,
+    ) {
+        let Some(room) = &self.rooms.gateway else {
+            return;
+        };
+        let entrance = Entrance::Gateway(Arc::clone(&room.gateway));
+        let conduct = self.conduct(entrance, link, metrics, tickets);
+        let proxy = Arc::new(pingora_proxy::http_proxy(&self.conf, self.proxy(conduct)));
+        let patience = self.rooms.config.timeouts.request_head.0;
+        let tls = room.tls.as_ref().map(|(_, tls)| Arc::clone(tls));
+        let carrier = HttpCarrier::new(Arc::clone(&proxy), tls, patience);
+        let acceptor = self.acceptor(carrier);
+        let (routes, services) = room.gateway.size();
+        log::info!("the gateway is ready: {routes} routes to {services} services");
+        let loops = sockets
+            .into_iter()
+            .map(|socket| acceptor.clone().run(socket));
+        for ended in futures_util::future::join_all(loops).await {
+            if let Err(error) = ended {
+                log::error!("the gateway does not listen: {error}");
+            }
+        }
+        // Idle connections are told now; the others after their request.
+        pingora_core::apps::HttpServerApp::http_cleanup(&*proxy).await;
+    }
+}
