@@ -18,6 +18,7 @@ use patchbay_common::worker::AppFilter;
 mod sections;
 
 use crate::gateway::config::{self as gateway, GatewayConfig};
+use crate::tunnel;
 
 pub use sections::{Cors, Permit, Server, Sync, Timeouts};
 use sections::{PortProxy, ProxyWorker, WildcardDomain};
@@ -92,8 +93,12 @@ pub struct Config {
     /// Whether there are circuits: a worker without `[proxy_worker]` is a gateway only, and what
     /// is said of circuits above stands in for them.
     pub has_circuits: bool,
-    /// `[gateway]`.
+    /// `[gateway]`; also there where `[tunnels]` alone is.
     pub gateway: Option<GatewayConfig>,
+    /// `[tunnels]`.
+    pub tunnels: Option<tunnel::Settings>,
+    /// The file all this was read from.
+    pub file: Option<PathBuf>,
 }
 
 /// Where the worker's slots are.
@@ -172,8 +177,9 @@ impl Config {
         let l = &mut loader;
         let logging: Logging = l.section("logging", Strictness::Theirs);
         logging.install(args, l);
-        let has_circuits = l.has(WORKER) || !l.has(gateway::SECTION);
+        let has_circuits = l.has(WORKER) || !(l.has(gateway::SECTION) || l.has(tunnel::SECTION));
         let gateway = GatewayConfig::read(l);
+        let tunnels = tunnel::Settings::read(l, |name| std::env::var(name).ok());
         let mut worker: ProxyWorker = l.section(WORKER, Strictness::Theirs);
         if let Some(gateway) = gateway.as_ref().filter(|_| !has_circuits) {
             worker = ProxyWorker::absent(gateway.admin_bind);
@@ -229,6 +235,8 @@ impl Config {
             cors: l.section("cors", Strictness::Ours),
             has_circuits,
             gateway,
+            tunnels,
+            file: file.map(Path::to_owned),
         };
         config.cross_check(l);
         loader.finish()?;

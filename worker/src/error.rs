@@ -12,6 +12,9 @@ use serde_json::json;
 use crate::admin::ApiError;
 use crate::gateway::refusal::GatewayRefusal;
 use crate::setup::SetupError;
+use crate::tunnel::TunnelError;
+
+mod tunnel;
 
 /// Why a request is not carried.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,6 +76,21 @@ pub enum Refusal {
     /// The worker carries as many connections as it may.
     #[error("The worker is at its limit of connections")]
     Busy,
+    /// No tunnel of this name is or was lent.
+    #[error("There is no tunnel called {0}")]
+    UnknownTunnel(String),
+    /// The tunnel's agent is not there.
+    #[error("The tunnel's agent is not connected at the moment")]
+    NoAgent,
+    /// The tunnel's agent has as much to do as it may.
+    #[error("The tunnel's agent is busy")]
+    TunnelBusy,
+    /// The tunnel asks visitors for a token.
+    #[error("This tunnel asks for a token")]
+    VisitorToken,
+    /// A control call of an agent's or an operator's.
+    #[error("{0}")]
+    Tunnel(TunnelError),
     /// Our own fault.
     #[error("The worker failed to handle the request")]
     Internal,
@@ -186,13 +204,15 @@ impl From<&Refusal> for Problem {
             | R::BearerScheme(_)
             | R::BearerInvalid(_)
             | R::BearerMismatch
+            | R::VisitorToken
             | R::Ticket => CREDENTIALS,
-            R::NotFound => NOT_FOUND,
+            R::NotFound | R::UnknownTunnel(_) => NOT_FOUND,
+            R::Tunnel(error) => tunnel::kind(error),
             R::UpstreamConnect => UPSTREAM_REFUSED,
             R::UpstreamBroke => UPSTREAM_BROKE,
             R::UpstreamConnectTimeout | R::UpstreamTimeout => UPSTREAM_TIMEOUT,
             R::NoUpstream => NO_UPSTREAM,
-            R::CircuitClosed | R::Busy => UNAVAILABLE,
+            R::CircuitClosed | R::Busy | R::NoAgent | R::TunnelBusy => UNAVAILABLE,
             R::Internal => INTERNAL,
             R::Gateway(refusal) => gateway::kind(refusal),
         };

@@ -5,6 +5,7 @@
 //! one clear line and an exit, and accepted from only when the circuits are known.
 
 mod gateway;
+mod tunnels;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +17,7 @@ use async_trait::async_trait;
 use dashmap::DashSet;
 use patchbay_common::circuit::{Protocol, Slot};
 use patchbay_common::lifecycle::{Drain, Notify, Outcome, at_every_hangup};
+use patchbay_common::tunnel::TunnelId;
 use pingora_core::apps::HttpServerApp as _;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
@@ -37,6 +39,7 @@ use crate::setup::{Setup, Tickets};
 use crate::stage::Stages;
 use crate::sync::{Link, Serving};
 use crate::table::Table;
+use crate::tunnel::Registry;
 use crate::upstream::{PeerTemplate, Prober};
 
 /// Idle upstream connections kept for all circuits together.
@@ -102,6 +105,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         ),
         link: watch::channel(None).0,
         gateway,
+        tunnels: tunnels::registry(&config),
         config,
     });
 
@@ -147,6 +151,8 @@ struct Rooms {
     link: watch::Sender<Option<Arc<Link>>>,
     /// The gateway, if there is one.
     gateway: Option<gateway::Room>,
+    /// Tunnels; empty for ever where agents may not register.
+    tunnels: Arc<Registry>,
 }
 
 impl Rooms {
@@ -192,6 +198,7 @@ struct Sockets {
     api: TcpListener,
     traffic: TrafficSockets,
     gateway: Vec<TcpListener>,
+    tunnels: Vec<(TcpListener, TunnelId)>,
 }
 
 enum TrafficSockets {
@@ -205,6 +212,7 @@ impl Sockets {
         Ok(Self {
             api: bind(config.api_bind)?,
             gateway: gateway::bind_all(config)?,
+            tunnels: tunnels::bind_all(config)?,
             traffic: match &config.frontend {
                 _ if !config.has_circuits => TrafficSockets::None,
                 Frontend::Port { bind, range, .. } => {
@@ -264,12 +272,14 @@ impl BackgroundService for Syncing {
             if let Some(gateway) = &rooms.gateway {
                 gateway.reload_tls();
             }
+            tunnels::reload_tokens(rooms);
             if self.tls.is_none() && rooms.gateway.is_none() {
                 log::info!("nothing to read anew: there are no certificates");
             }
         };
         tokio::join!(
-            rooms.prober.run(),
+            rooms.prober.run(&rooms.tunnels),
+            rooms.tunnels.sweep(),
             Notify.feed_watchdog(),
             at_every_hangup(reload)
         );
@@ -347,7 +357,8 @@ impl BackgroundService for Traffic {
                 proxy.http_cleanup().await;
             }
         };
-        let (api, (), ()) = tokio::join!(api.run(sockets.api), traffic, gateway);
+        let ports = self.serve_tunnel_ports(sockets.tunnels, &metrics);
+        let (api, (), (), ()) = tokio::join!(api.run(sockets.api), traffic, gateway, ports);
         if let Err(error) = api {
             log::error!("the API does not listen: {error}");
         }
@@ -385,7 +396,7 @@ impl Traffic {
         let timeouts = &self.rooms.config.timeouts;
         Proxy {
             conduct,
-            peers: PeerTemplate::new(timeouts),
+            peers: PeerTemplate::new(timeouts, Arc::clone(&self.rooms.tunnels)),
             keepalive: timeouts.keepalive.0.as_secs().max(1),
         }
     }
@@ -405,6 +416,10 @@ impl Traffic {
             }
             _ => Stages::new(&rooms.config, table),
         };
+        let tunnels = match &entrance {
+            Entrance::Gateway(_) => self.calls(),
+            Entrance::Circuits => None,
+        };
         Arc::new(Conduct {
             entrance,
             stages,
@@ -414,6 +429,7 @@ impl Traffic {
             metrics: Arc::clone(metrics),
             access_log: Arc::clone(&rooms.access_log),
             drain: rooms.drain.clone(),
+            tunnels,
         })
     }
 
@@ -422,7 +438,7 @@ impl Traffic {
         TcpCarrier {
             table: Arc::clone(&rooms.table),
             port_offset: crate::stage::port_offset(&rooms.config.frontend),
-            peers: PeerTemplate::new(&rooms.config.timeouts),
+            peers: PeerTemplate::new(&rooms.config.timeouts, Arc::clone(&rooms.tunnels)),
             prober: Arc::clone(&rooms.prober),
             activity: Arc::clone(link.activity()),
             metrics: Arc::clone(metrics),

@@ -378,6 +378,20 @@ impl Loader {
         })
     }
 
+    /// Ends the reading of single sections; the others are not looked at.
+    ///
+    /// # Errors
+    /// [`ConfigError::Mistakes`] if there were any.
+    pub fn finish_sections(self) -> Result<(), ConfigError> {
+        if self.mistakes.is_empty() {
+            return Ok(());
+        }
+        Err(ConfigError::Mistakes {
+            file: self.file,
+            mistakes: self.mistakes,
+        })
+    }
+
     /// Ends the reading: all mistakes at once, or one warning that names what was passed over.
     ///
     /// # Errors

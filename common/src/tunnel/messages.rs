@@ -180,15 +180,6 @@ pub struct Heard {
     pub ok: bool,
 }
 
-/// Any refusal.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ApiFault {
-    /// A word for programs.
-    pub error: String,
-    /// A sentence for people.
-    pub message: String,
-}
-
 /// A header's value as JSON text: one character for each byte (ISO 8859-1), so that any value
 /// passes unchanged.
 pub fn encode_header(value: &[u8]) -> String {

@@ -7,8 +7,8 @@ pub mod mux;
 mod name;
 
 pub use messages::{
-    AgentRequest, ApiFault, Dispatch, Granted, Heard, Limits, Offer, Pulled, Register, Registered,
-    Respond, Transport, decode_header, encode_header,
+    AgentRequest, Dispatch, Granted, Heard, Limits, Offer, Pulled, Register, Registered, Respond,
+    Transport, decode_header, encode_header,
 };
 pub use name::{AgentId, Kind, NameError, TunnelId};
 

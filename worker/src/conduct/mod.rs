@@ -7,6 +7,7 @@
 
 mod answer;
 mod gateway;
+mod lent;
 mod report;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use patchbay_common::lifecycle::Drain;
 use patchbay_common::request_id;
+use patchbay_common::tunnel::path;
 
 use crate::access_log::AccessLog;
 use crate::context::{Context, MAX_ATTEMPTS};
@@ -25,6 +27,7 @@ use crate::setup::{PERMIT_PATH, Tickets};
 use crate::stage::{Client, Head, HeaderSink, Preflight, Stages, Verdict};
 use crate::sync::Activity;
 use crate::target::Target;
+use crate::tunnel::{Admission, Calls, Session, strip};
 use crate::upstream::{Picked, Prober};
 
 pub use answer::Answer;
@@ -60,6 +63,8 @@ pub struct Conduct {
     pub access_log: Arc<AccessLog>,
     /// Counts what is in flight.
     pub drain: Drain,
+    /// At the gateway: tunnels, where agents may register.
+    pub tunnels: Option<Arc<Calls>>,
 }
 
 /// What is to be done with a request whose head has passed the stages.
@@ -77,6 +82,10 @@ pub enum Step {
     Answer(Answer),
     /// Give this to [`Conduct::wait`], then go on with [`Conduct::proceed`].
     Wait(Wait),
+    /// Answer it here: a call of an agent's or an operator's, once its body has been read.
+    Call,
+    /// The connection becomes the multiplexed one of this session.
+    Attach(Arc<Session>),
 }
 
 impl Conduct {
@@ -103,7 +112,10 @@ impl Conduct {
         self.stages.inspect(head, raw)?;
         match &self.entrance {
             Entrance::Circuits => self.pass_circuit(head, &client, ctx),
-            Entrance::Gateway(gateway) => self.pass_gateway(gateway, head, ctx),
+            Entrance::Gateway(gateway) => match self.pass_lent(head, ctx)? {
+                Some(step) => Ok(step),
+                None => self.pass_gateway(gateway, head, ctx),
+            },
         }
     }
 
@@ -154,7 +166,10 @@ impl Conduct {
     /// safe for any request since nothing has been sent.
     pub fn unreachable(&self, ctx: &mut Context) -> bool {
         if let Some(picked) = &ctx.picked {
-            self.prober.report_fault(&picked.upstream);
+            // A tunnel of its own is asked each time: it is there as soon as its agent is.
+            if !matches!(ctx.target, Some(Target::Tunnel(_))) {
+                self.prober.report_fault(&picked.upstream);
+            }
             ctx.tried.push(Arc::clone(&picked.upstream));
         }
         let another = ctx
@@ -188,6 +203,13 @@ impl Conduct {
         match target {
             Target::Circuit(circuit) => self.stages.inject(head, &client, circuit, &id, sink),
             Target::Service(_) => self.inject_for_service(head, &client, ctx, sink),
+            Target::Tunnel(lent) => {
+                let admission = ctx.admission.unwrap_or(Admission::Open);
+                self.stages.inject_forwarded(head, &client, &id, sink);
+                let prefix = format!("{}{}", path::TRAFFIC, lent.id);
+                sink.set("x-forwarded-prefix", &prefix);
+                strip(admission, sink);
+            }
         }
         Ok(())
     }

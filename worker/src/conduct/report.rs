@@ -7,6 +7,7 @@ use crate::error::Refusal;
 use crate::metrics::RequestFacts;
 use crate::stage::Credential;
 use crate::target::Target;
+use crate::tunnel::Admission;
 
 /// What the log shows for a client that went away before it had its answer (nginx's number).
 const CLIENT_GONE: u16 = 499;
@@ -50,6 +51,7 @@ impl Conduct {
             client_gone: outcome.client_gone,
             spliced: ctx.spliced.is_some(),
         });
+        self.note_tunnel(status, (bytes_in, bytes_out), ctx);
         if !self.access_log.is_enabled() {
             return;
         }
@@ -77,7 +79,10 @@ impl Conduct {
             path: &ctx.path,
             circuit: circuit.map(|c| c.id_text.as_str()),
             app: circuit.and_then(|c| c.circuit.app.as_deref()),
-            credential: ctx.credential.map(Credential::as_str),
+            credential: ctx
+                .credential
+                .map(Credential::as_str)
+                .or(ctx.admission.map(Admission::as_str)),
             route: ctx
                 .picked
                 .as_ref()

@@ -137,7 +137,7 @@ impl Carry for TcpCarrier {
                 picked = chosen;
                 let meter = Arc::new(Meter::default());
                 let open = self.metrics.tcp_opened();
-                let carrying = tcp::carry(stream, upstream, circuit, &meter);
+                let carrying = tcp::carry(stream, upstream, &circuit.closed, &meter);
                 let spliced = mark_while(&self.activity, circuit, picked.session, carrying).await;
                 open.carried(spliced.sent, spliced.received);
                 line.route = Some(&picked.upstream.label);
@@ -164,7 +164,7 @@ impl TcpCarrier {
         peer: SocketAddr,
     ) -> (
         Option<Arc<LiveCircuit>>,
-        Result<(crate::upstream::Picked, TcpStream), Refusal>,
+        Result<(crate::upstream::Picked, L4Stream), Refusal>,
     ) {
         let bound = local.port();
         let port = u16::try_from(i32::from(bound) + self.port_offset).unwrap_or(bound);

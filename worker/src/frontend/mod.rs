@@ -8,6 +8,7 @@
 mod accept;
 mod carrier;
 mod guard;
+mod lent;
 mod listen;
 mod port;
 mod tls;
@@ -15,6 +16,7 @@ mod tls;
 pub use accept::{Acceptor, ConnectionGate};
 pub use carrier::{Carry, HttpCarrier, TcpCarrier};
 pub use guard::{Control, Guarded};
+pub use lent::TunnelCarrier;
 pub use listen::{ListenError, bind};
 pub use port::PortRange;
 pub use tls::{LiveTls, TlsError, load as load_tls, reload as reload_tls};

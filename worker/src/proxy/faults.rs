@@ -6,6 +6,7 @@ use pingora_proxy::{FailToProxy, Session};
 use super::Proxy;
 use crate::context::Context;
 use crate::error::Refusal;
+use crate::upstream::tunnel_refusal;
 
 /// Ends a request with a refusal from inside a hook.
 pub(super) fn refuse<T>(ctx: &mut Context, refusal: Refusal) -> Result<T> {
@@ -16,6 +17,9 @@ pub(super) fn refuse<T>(ctx: &mut Context, refusal: Refusal) -> Result<T> {
 /// What a failure is to the client; `None` if the client itself is gone.
 fn classify(error: &Error) -> Option<Refusal> {
     use ErrorType as E;
+    if let Some(refusal) = tunnel_refusal(error.etype()) {
+        return Some(refusal);
+    }
     match error.esource() {
         ErrorSource::Downstream => match error.etype() {
             E::InvalidHTTPHeader => Some(Refusal::BadRequest("the request is not valid HTTP")),

@@ -6,6 +6,7 @@
 
 mod adapt;
 mod answer;
+mod calls;
 mod faults;
 mod report;
 mod upgrade;
@@ -123,6 +124,8 @@ impl ProxyHttp for Proxy {
             Step::Forward => Ok(false),
             Step::Upgrade => self.upgrade(session, ctx).await.map(|()| true),
             Step::Exchange => self.exchange(session, ctx).await.map(|()| true),
+            Step::Call => self.call(session, ctx).await.map(|()| true),
+            Step::Attach(agent) => self.attach(session, ctx, &agent).await.map(|()| true),
             Step::Preflight(preflight) => {
                 let answer = self.conduct.preflight(&preflight, ctx);
                 answer::write(session, ctx, answer).await.map(|()| true)
@@ -138,8 +141,8 @@ impl ProxyHttp for Proxy {
             Ok(picked) => picked,
             Err(refusal) => return faults::refuse(ctx, refusal),
         };
-        match picked.upstream.address().await {
-            Ok(address) => Ok(Box::new(self.peers.http1(address))),
+        match self.peers.peer(&picked.upstream).await {
+            Ok(peer) => Ok(Box::new(peer)),
             Err(cause) => {
                 log::debug!("{} does not resolve: {cause}", picked.upstream.label);
                 self.conduct.prober.report_fault(&picked.upstream);

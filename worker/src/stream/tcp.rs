@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
-use super::{Linger, Meter, splice, websocket};
+use super::{Linger, Meter, splice};
 use crate::context::Spliced;
 use crate::error::Refusal;
-use crate::table::LiveCircuit;
 use crate::upstream::{PeerTemplate, Picked, Prober, UpstreamSet};
 
 /// A client that still uploads after the app has stopped sending is heard for as long as it speaks.
@@ -22,11 +23,11 @@ pub async fn dial(
     upstreams: &UpstreamSet,
     peers: &PeerTemplate,
     prober: &Prober,
-) -> Result<(Picked, TcpStream), Refusal> {
+) -> Result<(Picked, L4Stream), Refusal> {
     let mut tried = Vec::new();
     let mut refusal = Refusal::NoUpstream;
     while let Some(picked) = upstreams.pick(&tried) {
-        match websocket::dial(&picked.upstream, peers.connect_timeout()).await {
+        match peers.dial(&picked.upstream).await {
             Ok(stream) => {
                 picked.upstream.health.succeeded();
                 return Ok((picked, stream));
@@ -44,10 +45,10 @@ pub async fn dial(
 /// Carries a connection until it ends.
 pub async fn carry(
     client: TcpStream,
-    upstream: TcpStream,
-    circuit: &LiveCircuit,
+    upstream: L4Stream,
+    closed: &CancellationToken,
     meter: &Arc<Meter>,
 ) -> Spliced {
     let _ = client.set_nodelay(true);
-    splice(client, upstream, meter, LINGER, &circuit.closed).await
+    splice(client, upstream, meter, LINGER, closed).await
 }

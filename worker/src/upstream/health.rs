@@ -8,10 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-use tokio::time::timeout;
-
-use super::Upstream;
+use super::{Upstream, dial};
+use crate::tunnel::Registry;
 
 /// Consecutive faults that take an upstream out of service (contract/data-plane.md §8).
 const FAULTS_TO_EJECT: u32 = 3;
@@ -72,19 +70,22 @@ impl Prober {
     }
 
     /// Probes until the task is dropped.
-    pub async fn run(&self) {
+    pub async fn run(&self, tunnels: &Registry) {
         let mut ticks = tokio::time::interval(PROBE_PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.probe_all().await;
+            self.probe_all(tunnels).await;
         }
     }
 
-    async fn probe_all(&self) {
+    async fn probe_all(&self, tunnels: &Registry) {
         let waiting: Vec<Weak<Upstream>> = std::mem::take(&mut *self.lock());
         for batch in waiting.chunks(PROBES_AT_ONCE) {
-            let probes = batch.iter().filter_map(Weak::upgrade).map(probe);
+            let probes = batch
+                .iter()
+                .filter_map(Weak::upgrade)
+                .map(|one| probe(one, tunnels));
             let still_down = futures_util::future::join_all(probes).await;
             self.lock().extend(still_down.into_iter().flatten());
         }
@@ -96,11 +97,10 @@ impl Prober {
 }
 
 /// Tries a connection; answers the upstream again if it is still out of service.
-async fn probe(upstream: Arc<Upstream>) -> Option<Weak<Upstream>> {
+async fn probe(upstream: Arc<Upstream>, tunnels: &Registry) -> Option<Weak<Upstream>> {
     if !upstream.health.is_up() {
-        let attempt = async { TcpStream::connect(upstream.address().await?).await };
-        match timeout(PROBE_TIMEOUT, attempt).await {
-            Ok(Ok(_)) => {
+        match dial(&upstream, tunnels, PROBE_TIMEOUT).await {
+            Ok(_) => {
                 log::info!("upstream {} answers again", upstream.label);
                 upstream.health.succeeded();
             }

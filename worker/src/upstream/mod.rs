@@ -3,12 +3,14 @@
 //! it and report how it went. This room refuses to know requests and events.
 
 mod address;
+mod dial;
 mod health;
 mod peer;
 mod set;
 #[cfg(test)]
 mod tests;
 
+pub use dial::{dial, tunnel_refusal};
 pub use health::{Health, Prober};
 pub use peer::PeerTemplate;
 pub use set::{Picked, Upstream, UpstreamSet};

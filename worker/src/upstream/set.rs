@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use patchbay_common::circuit::Protocol;
 use patchbay_common::id::SessionId;
 use patchbay_common::route::Route;
+use patchbay_common::tunnel::TunnelId;
 
 use super::Health;
-use super::address::Address;
+use super::address::{Address, TUNNEL};
 
 /// One kernel address. Its health outlives changes to the circuit's routes.
 #[derive(Debug)]
@@ -40,6 +42,11 @@ impl Upstream {
     /// If the host is a name that does not resolve.
     pub async fn address(&self) -> io::Result<SocketAddr> {
         self.address.resolve().await
+    }
+
+    /// The tunnel it is reached through, if it is lent by an agent.
+    pub fn tunnel(&self) -> Option<&TunnelId> {
+        self.address.tunnel()
     }
 
     /// After a fault: look the name up again.
@@ -100,6 +107,20 @@ impl UpstreamSet {
             candidates,
             picks: AtomicU64::new(0),
         }
+    }
+
+    /// The set of one tunnel alone.
+    pub fn of_tunnel(id: &TunnelId) -> Self {
+        let route = Route {
+            route_id: None,
+            session_id: SessionId::random(),
+            session_name: None,
+            kernel_host: Some(format!("{TUNNEL}{id}")),
+            kernel_port: 0,
+            protocol: Protocol::Http,
+            traffic_ratio: 1.0,
+        };
+        Self::new(&[route], None)
     }
 
     /// An upstream in service, by weight, passing over those already tried; `None` if there is

@@ -11,6 +11,7 @@ use patchbay_common::config::{HostPort, Loader, Mistake, Strictness};
 
 use super::plan::Plan;
 use crate::config::TlsFiles;
+use crate::tunnel;
 
 /// Its name in the file.
 pub const SECTION: &str = "gateway";
@@ -40,7 +41,7 @@ pub struct GatewayConfig {
 impl GatewayConfig {
     /// Takes the section, if there is one. What is wrong is noted in `loader`.
     pub fn read(loader: &mut Loader) -> Option<Self> {
-        if !loader.has(SECTION) {
+        if !loader.has(SECTION) && !loader.has(tunnel::SECTION) {
             return None;
         }
         let section: sections::Gateway = loader.section(SECTION, Strictness::Ours);

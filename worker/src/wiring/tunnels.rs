@@ -1,0 +1,80 @@
+//! Tunnels: their registry, their tokens read anew, and ports that lead to them.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use patchbay_common::config::{Loader, environment};
+use patchbay_common::tunnel::TunnelId;
+
+use super::{Rooms, Traffic};
+use crate::config::Config;
+use crate::frontend::{ListenError, TunnelCarrier, bind};
+use crate::metrics::Metrics;
+use crate::tunnel::{Calls, Registry, Settings};
+use crate::upstream::PeerTemplate;
+
+pub(super) fn registry(config: &Config) -> Arc<Registry> {
+    let settings = config.tunnels.clone();
+    Arc::new(Registry::new(settings.unwrap_or_else(Settings::closed)))
+}
+
+/// Reads the tokens anew: who holds one that is not in the file any more is sent away.
+pub(super) fn reload_tokens(rooms: &Rooms) {
+    if rooms.config.tunnels.is_none() {
+        return;
+    }
+    let read = || {
+        let mut loader = Loader::open(rooms.config.file.as_deref(), environment())?;
+        let settings = Settings::read(&mut loader, |name| std::env::var(name).ok());
+        loader.finish_sections()?;
+        Ok::<_, patchbay_common::config::ConfigError>(settings)
+    };
+    match read() {
+        Ok(settings) => {
+            let tokens = settings.map(|settings| settings.tokens).unwrap_or_default();
+            rooms.tunnels.replace_tokens(tokens);
+            log::info!("the agents' tokens have been read anew");
+        }
+        Err(error) => log::error!("the agents' tokens stay as they are: {error}"),
+    }
+}
+
+pub(super) fn bind_all(config: &Config) -> Result<Vec<(TcpListener, TunnelId)>, ListenError> {
+    let ports = config.tunnels.iter().flat_map(|settings| &settings.tcp);
+    ports
+        .map(|port| Ok((bind(port.bind)?, port.tunnel.clone())))
+        .collect()
+}
+
+impl Traffic {
+    /// What answers agents and operators, where agents may register.
+    pub(super) fn calls(&self) -> Option<Arc<Calls>> {
+        let rooms = &self.rooms;
+        let calls = || Arc::new(Calls::new(Arc::clone(&rooms.tunnels)));
+        rooms.config.tunnels.as_ref().map(|_| calls())
+    }
+
+    /// Carries the connections of ports to tunnels until the process stops.
+    pub(super) async fn serve_tunnel_ports(
+        &self,
+        sockets: Vec<(TcpListener, TunnelId)>,
+        metrics: &Arc<Metrics>,
+    ) {
+        let rooms = &self.rooms;
+        let loops = sockets.into_iter().map(|(socket, id)| {
+            let carrier = TunnelCarrier::new(
+                &id,
+                PeerTemplate::new(&rooms.config.timeouts, Arc::clone(&rooms.tunnels)),
+                Arc::clone(metrics),
+                Arc::clone(&rooms.access_log),
+                rooms.drain.clone(),
+            );
+            self.acceptor(carrier).run(socket)
+        });
+        for ended in futures_util::future::join_all(loops).await {
+            if let Err(error) = ended {
+                log::error!("a tunnel's port does not listen: {error}");
+            }
+        }
+    }
+}
