@@ -126,7 +126,7 @@ async fn and_says_so_where_there_is_no_way() -> Result<()> {
     let mut gateway = Gateway::start(&format!("{services}{routes}")).await?;
     for (path, status, kind) in [
         ("/elsewhere", 404, "gateway/no-route"),
-        ("/app/%2e%2e/x", 400, "gateway/path"),
+        ("/app/a%00b", 400, "gateway/path"),
         ("/gone/x", 503, "gateway/service-unavailable"),
         ("/none/x", 503, "gateway/service-unavailable"),
     ] {
@@ -141,6 +141,6 @@ async fn and_says_so_where_there_is_no_way() -> Result<()> {
         let page = gateway.get(path, &[("accept", "text/html")]).await?;
         ensure!(page.text().contains("<!doctype html>"), "no page");
     }
-    ensure!(app.seen("/x").is_empty() && app.seen("/../x").is_empty());
+    ensure!(app.seen("/app/a%00b").is_empty(), "the app heard of it");
     gateway.stop().await
 }

@@ -5,9 +5,13 @@
 
 mod a_python_coordinator_is_served;
 mod an_opening_is_routable_when_answered;
+mod an_operator_asks_from_a_shell;
 mod bodies_stream_both_ways;
+mod circuits_of_a_lost_worker_move;
 mod errors_for_people_and_programs;
 mod gateway_asks_who_is_there;
+mod gateway_holds_limits;
+mod gateway_reloads;
 mod gateway_routes_to_services;
 mod hop_by_hop_headers_stay_here;
 mod idle_circuits_are_collected;

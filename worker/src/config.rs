@@ -16,6 +16,7 @@ use patchbay_common::token::TokenKey;
 use patchbay_common::worker::AppFilter;
 
 mod sections;
+mod upstreams;
 
 use crate::gateway::config::{self as gateway, GatewayConfig};
 use crate::tunnel;
@@ -38,6 +39,8 @@ const WORKER: &str = "proxy_worker";
 /// Everything the worker runs by.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The file it was read from.
+    pub file: Option<PathBuf>,
     /// Name of this worker; processes of equal name are its nodes.
     pub authority: String,
     /// Name of this process among the worker's nodes.
@@ -97,8 +100,8 @@ pub struct Config {
     pub gateway: Option<GatewayConfig>,
     /// `[tunnels]`.
     pub tunnels: Option<tunnel::Settings>,
-    /// The file all this was read from.
-    pub file: Option<PathBuf>,
+    /// `[upstreams]`.
+    pub upstreams: crate::upstream::Settings,
 }
 
 /// Where the worker's slots are.
@@ -155,13 +158,21 @@ pub struct RedisSettings {
 }
 
 impl Config {
-    /// Reads the configuration and installs the logger it asks for.
+    /// Reads the configuration and installs the logger it asks for. `examine` may look at what it
+    /// leads to (certificates, addresses) and add to the mistakes, so that all are told together;
+    /// what was mistaken stands there as a default.
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub fn load(args: &CommonArgs) -> Result<Self, ConfigError> {
+    pub fn load(
+        args: &CommonArgs,
+        examine: impl FnOnce(&Self, &mut Loader),
+    ) -> Result<Self, ConfigError> {
         let file = DISCOVERY.find(args.config.as_deref());
-        Self::from_file(file.as_deref(), environment(), args)
+        let (config, mut loader) = Self::read(file.as_deref(), environment(), args)?;
+        examine(&config, &mut loader);
+        loader.finish()?;
+        Ok(config)
     }
 
     /// As [`Config::load`], from this file and environment.
@@ -173,6 +184,16 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
         args: &CommonArgs,
     ) -> Result<Self, ConfigError> {
+        let (config, loader) = Self::read(file, environment, args)?;
+        loader.finish()?;
+        Ok(config)
+    }
+
+    fn read(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        args: &CommonArgs,
+    ) -> Result<(Self, Loader), ConfigError> {
         let mut loader = Loader::open(file, environment)?;
         let l = &mut loader;
         let logging: Logging = l.section("logging", Strictness::Theirs);
@@ -237,10 +258,12 @@ impl Config {
             gateway,
             tunnels,
             file: file.map(Path::to_owned),
+            upstreams: l
+                .section::<upstreams::Upstreams>("upstreams", Strictness::Ours)
+                .settings(l),
         };
         config.cross_check(l);
-        loader.finish()?;
-        Ok(config)
+        Ok((config, loader))
     }
 
     /// Whether clients reach the worker by TLS.

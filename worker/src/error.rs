@@ -13,6 +13,7 @@ use crate::admin::ApiError;
 use crate::gateway::refusal::GatewayRefusal;
 use crate::setup::SetupError;
 use crate::tunnel::TunnelError;
+use crate::upstream::Unavailable;
 
 mod tunnel;
 
@@ -70,6 +71,12 @@ pub enum Refusal {
     /// The upstream did not answer in time.
     #[error("The app's kernel did not answer in time (response time-out)")]
     UpstreamTimeout,
+    /// Too many requests wait for an upstream with room.
+    #[error("The app has as much to do as it may, and too many requests wait already")]
+    QueueFull,
+    /// No upstream had room in time.
+    #[error("The app has as much to do as it may, and had no room in time (queue time-out)")]
+    QueueTimeout,
     /// The circuit was closed while the request was under way.
     #[error("The app was closed")]
     CircuitClosed,
@@ -105,6 +112,16 @@ impl Refusal {
         match self {
             Self::Gateway(GatewayRefusal::Unauthenticated { challenge, .. }) => Some(challenge),
             _ => None,
+        }
+    }
+}
+
+impl From<Unavailable> for Refusal {
+    fn from(unavailable: Unavailable) -> Self {
+        match unavailable {
+            Unavailable::NoneInService => Self::NoUpstream,
+            Unavailable::QueueFull => Self::QueueFull,
+            Unavailable::QueueTimeout => Self::QueueTimeout,
         }
     }
 }
@@ -212,7 +229,12 @@ impl From<&Refusal> for Problem {
             R::UpstreamBroke => UPSTREAM_BROKE,
             R::UpstreamConnectTimeout | R::UpstreamTimeout => UPSTREAM_TIMEOUT,
             R::NoUpstream => NO_UPSTREAM,
-            R::CircuitClosed | R::Busy | R::NoAgent | R::TunnelBusy => UNAVAILABLE,
+            R::CircuitClosed
+            | R::Busy
+            | R::NoAgent
+            | R::TunnelBusy
+            | R::QueueFull
+            | R::QueueTimeout => UNAVAILABLE,
             R::Internal => INTERNAL,
             R::Gateway(refusal) => gateway::kind(refusal),
         };

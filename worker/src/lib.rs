@@ -8,6 +8,7 @@ pub mod context;
 pub mod error;
 pub mod frontend;
 pub mod gateway;
+pub mod handover;
 pub mod metrics;
 pub mod proxy;
 pub mod setup;

@@ -4,25 +4,33 @@
 //! every listener. Sockets are bound before either starts, so that an address that is taken is
 //! one clear line and an exit, and accepted from only when the circuits are known.
 
+mod ending;
 mod gateway;
 mod tunnels;
+mod reload;
+mod succession;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use dashmap::DashSet;
 use patchbay_common::circuit::{Protocol, Slot};
-use patchbay_common::lifecycle::{Drain, Notify, Outcome, at_every_hangup};
 use patchbay_common::tunnel::TunnelId;
+use patchbay_common::config::{Loader, Mistake};
+use patchbay_common::lifecycle::{Drain, Notify, at_every_hangup};
 use pingora_core::apps::HttpServerApp as _;
 use pingora_core::server::configuration::ServerConf;
-use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora_core::server::{RunArgs, Server, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
 use tokio::sync::watch;
+
+pub use reload::Source;
+
+use ending::Signal;
+use succession::Succession;
 
 use crate::access_log::AccessLog;
 use crate::admin::Admin;
@@ -33,49 +41,47 @@ use crate::frontend::{
     Acceptor, Carry, ConnectionGate, HttpCarrier, ListenError, LiveTls, PortRange, TcpCarrier,
     bind, load_tls, reload_tls,
 };
+use crate::handover::Listeners;
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::setup::{Setup, Tickets};
 use crate::stage::Stages;
-use crate::sync::{Link, Serving};
+use crate::sync::{Link, RouteReporter, Serving};
 use crate::table::Table;
 use crate::tunnel::Registry;
 use crate::upstream::{PeerTemplate, Prober};
 
 /// Idle upstream connections kept for all circuits together.
 const UPSTREAM_POOL: usize = 4_096;
-/// How long the last marks of use may take to be written.
-const LAST_WRITES: Duration = Duration::from_secs(2);
+/// Most connections to the API: monitoring must get through when traffic is at its limit.
+const API_CONNECTIONS: usize = 1_024;
 
-/// Everything the start would load, without keeping it: what is wrong, one line each.
-pub fn check(config: &Config) -> Vec<String> {
-    let mut mistakes = Vec::new();
+/// Loads what the start would load, without keeping it, and notes what is wrong.
+pub fn examine(config: &Config, loader: &mut Loader) {
     if let Some(files) = &config.tls
+        && !["tls_cert", "tls_privkey"]
+            .iter()
+            .any(|key| loader.is_mistaken(&format!("proxy_worker.{key}")))
         && let Err(error) = load_tls(files)
     {
-        mistakes.push(format!("proxy_worker.{error}"));
+        loader.mistake(Mistake::of_line(&format!("proxy_worker.{error}")));
     }
-    try_address(&mut mistakes, "api_bind_addr", config.api_bind);
-    if let Some(config) = &config.gateway {
-        mistakes.extend(gateway::check(config));
-    }
+    let mut try_address = |key: &str, address: SocketAddr| {
+        // Port 0: the check must not mind a worker that is running.
+        if let Err(error) = bind(SocketAddr::new(address.ip(), 0)) {
+            loader.mistake(Mistake::new(format!("proxy_worker.{key}"), error));
+        }
+    };
+    try_address("api_bind_addr", config.api_bind);
     match &config.frontend {
         _ if !config.has_circuits => {}
         Frontend::Port { bind, range, .. } => {
-            let address = SocketAddr::new(*bind, range.0);
-            try_address(&mut mistakes, "port_proxy.bind_host", address);
+            try_address("port_proxy.bind_host", SocketAddr::new(*bind, range.0));
         }
-        Frontend::Wildcard { bind, .. } => {
-            try_address(&mut mistakes, "wildcard_domain.bind_addr", *bind);
-        }
+        Frontend::Wildcard { bind, .. } => try_address("wildcard_domain.bind_addr", *bind),
     }
-    mistakes
-}
-
-fn try_address(mistakes: &mut Vec<String>, key: &str, address: SocketAddr) {
-    // Port 0: the check must not mind a worker that is running.
-    if let Err(error) = bind(SocketAddr::new(address.ip(), 0)) {
-        mistakes.push(format!("proxy_worker.{key}: {error}"));
+    if let Some(config) = &config.gateway {
+        gateway::examine(config, loader);
     }
 }
 
@@ -83,21 +89,23 @@ fn try_address(mistakes: &mut Vec<String>, key: &str, address: SocketAddr) {
 ///
 /// # Errors
 /// If it cannot start.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, source: Source) -> anyhow::Result<()> {
     raise_file_limit();
     let tls = config.tls.as_ref().map(load_tls).transpose()?;
     let tls = tls.map(|tls| Arc::new(ArcSwap::new(tls)));
-    let sockets = Sockets::bind(&config)?;
-    let gateway = config
-        .gateway
-        .as_ref()
-        .map(gateway::Room::new)
-        .transpose()?;
+    let succession = Succession::begin(&config)?;
+    let sockets = Sockets::bind(&config, &succession.listeners)?;
     let format = config.log_format;
+    let tunnels = tunnels::registry(&config);
+    let prober = Prober::new(Arc::new(config.upstreams.clone()));
+    let prober = Arc::new(prober.lending(Arc::clone(&tunnels)));
+    let gateway = config.gateway.as_ref();
+    let gateway = gateway.map(|config| gateway::Room::new(config, &prober));
+    let gateway = gateway.transpose()?;
     let rooms = Arc::new(Rooms {
-        table: Arc::new(Table::new()),
+        table: Arc::new(Table::watched(Arc::clone(&prober))),
         drain: Drain::new(),
-        prober: Arc::new(Prober::default()),
+        prober,
         gate: Arc::new(ConnectionGate::new(config.server.max_connections)),
         access_log: Arc::new(
             AccessLog::start(config.server.access_log, format)
@@ -105,7 +113,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         ),
         link: watch::channel(None).0,
         gateway,
-        tunnels: tunnels::registry(&config),
+        tunnels,
+        succession,
         config,
     });
 
@@ -117,6 +126,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     server.add_service(background_service(
         "sync",
         Syncing {
+            source,
             rooms: Arc::clone(&rooms),
             tls: tls.clone(),
             ports,
@@ -153,6 +163,7 @@ struct Rooms {
     gateway: Option<gateway::Room>,
     /// Tunnels; empty for ever where agents may not register.
     tunnels: Arc<Registry>,
+    succession: Succession,
 }
 
 impl Rooms {
@@ -208,18 +219,18 @@ enum TrafficSockets {
 }
 
 impl Sockets {
-    fn bind(config: &Config) -> Result<Self, ListenError> {
+    fn bind(config: &Config, listeners: &Arc<Listeners>) -> Result<Self, ListenError> {
         Ok(Self {
-            api: bind(config.api_bind)?,
-            gateway: gateway::bind_all(config)?,
-            tunnels: tunnels::bind_all(config)?,
+            api: listeners.listen(config.api_bind)?,
+            gateway: gateway::bind_all(config, listeners)?,
+            tunnels: tunnels::bind_all(config, listeners)?,
             traffic: match &config.frontend {
                 _ if !config.has_circuits => TrafficSockets::None,
                 Frontend::Port { bind, range, .. } => {
-                    TrafficSockets::Ports(PortRange::bind(*bind, *range)?)
+                    TrafficSockets::Ports(PortRange::bind(listeners, *bind, *range)?)
                 }
                 Frontend::Wildcard { bind: address, .. } => {
-                    TrafficSockets::Wildcard(bind(*address)?)
+                    TrafficSockets::Wildcard(listeners.listen(*address)?)
                 }
             },
         })
@@ -235,6 +246,7 @@ impl Sockets {
 
 /// The service that keeps the table.
 struct Syncing {
+    source: Source,
     rooms: Arc<Rooms>,
     tls: Option<LiveTls>,
     ports: Option<Arc<DashSet<u16>>>,
@@ -247,6 +259,7 @@ impl BackgroundService for Syncing {
         let serving = Arc::new(BoundPorts {
             ports: self.ports.clone(),
             offset: crate::stage::port_offset(&rooms.config.frontend),
+            rooms: Arc::clone(rooms),
         });
         let link = if rooms.config.has_circuits {
             Link::start(&rooms.config, Arc::clone(&rooms.table), serving)
@@ -261,39 +274,57 @@ impl BackgroundService for Syncing {
                 std::process::exit(1);
             }
         };
+        let reporter = RouteReporter {
+            coordinator: link.coordinator().clone(),
+            table: Arc::clone(&rooms.table),
+            changes: rooms.prober.changes(),
+            status: link.watch(),
+        };
         rooms.link.send_replace(Some(link));
         if let Some(gateway) = &rooms.gateway {
             gateway.gateway.start();
         }
+        let hangup = tokio::sync::Notify::new();
         let reload = || {
+            hangup.notify_one();
             if let (Some(files), Some(tls)) = (&rooms.config.tls, &self.tls) {
                 reload_tls(files, tls);
             }
-            if let Some(gateway) = &rooms.gateway {
-                gateway.reload_tls();
+            match &rooms.gateway {
+                Some(gateway) => gateway.reload_tls(),
+                None => rooms.succession.reload(),
             }
-            tunnels::reload_tokens(rooms);
-            if self.tls.is_none() && rooms.gateway.is_none() {
-                log::info!("nothing to read anew: there are no certificates");
+        };
+        let follow = async {
+            if let (Some(room), Some(started)) = (&rooms.gateway, &rooms.config.gateway) {
+                reload::follow(&self.source, room, &rooms.tunnels, started, &hangup).await;
             }
         };
         tokio::join!(
-            rooms.prober.run(&rooms.tunnels),
+            follow,
+            Arc::clone(&rooms.prober).run(),
             rooms.tunnels.sweep(),
+            reporter.run(),
             Notify.feed_watchdog(),
-            at_every_hangup(reload)
+            at_every_hangup(reload),
+            rooms.succession.provide()
         );
     }
 }
 
 /// A circuit is served if its port could be bound.
 struct BoundPorts {
+    rooms: Arc<Rooms>,
     ports: Option<Arc<DashSet<u16>>>,
     offset: i32,
 }
 
 impl Serving for BoundPorts {
     fn serves(&self, slot: &Slot) -> bool {
+        if self.rooms.succession.is_given() {
+            // The successor speaks for the worker.
+            return false;
+        }
         match (slot, &self.ports) {
             (Slot::Port(port), Some(bound)) => u16::try_from(i32::from(*port) - self.offset)
                 .is_ok_and(|port| bound.contains(&port)),
@@ -324,7 +355,10 @@ impl BackgroundService for Traffic {
         let link = rooms.link().await;
         let config = &rooms.config;
         let metrics = match Metrics::new(&rooms.table, &link, &rooms.gate) {
-            Ok(metrics) => Arc::new(metrics),
+            Ok(metrics) => {
+                let gateway = rooms.gateway.as_ref();
+                Arc::new(metrics.with_gateway(gateway.map(|room| Arc::clone(&room.gateway))))
+            }
             Err(error) => {
                 log::error!("the metrics cannot be registered: {error}");
                 std::process::exit(1);
@@ -338,22 +372,23 @@ impl BackgroundService for Traffic {
             Arc::clone(&link),
             Arc::clone(&metrics),
         ));
-        let api = self.acceptor(self.carrier(admin));
+        let gate = Arc::new(ConnectionGate::new(API_CONNECTIONS));
+        let api = self.acceptor(self.carrier(admin), &gate);
         let gateway = self.serve_gateway(sockets.gateway, &link, &metrics, &tickets);
         let traffic = async {
             link.ready().await;
-            Notify.ready(&format!("{} circuits", rooms.table.len()));
             log::info!("ready: {} circuits", rooms.table.len());
             if config.protocol == Protocol::Tcp {
                 let carrier = self.tcp(&link, &metrics);
-                serve(sockets.traffic, self.acceptor(carrier)).await;
+                self.serve(sockets.traffic, carrier).await;
             } else {
                 let conduct = self.conduct(Entrance::Circuits, &link, &metrics, &tickets);
                 let proxy = self.proxy(conduct);
                 let proxy = Arc::new(pingora_proxy::http_proxy(&self.conf, proxy));
                 let carrier = self.carrier(Arc::clone(&proxy));
-                serve(sockets.traffic, self.acceptor(carrier)).await;
+                self.serve(sockets.traffic, carrier).await;
                 // Idle connections are told now; the others after their request.
+                rooms.drain.idle_may_end().await;
                 proxy.http_cleanup().await;
             }
         };
@@ -367,7 +402,7 @@ impl BackgroundService for Traffic {
 
 async fn serve<C: Carry>(sockets: TrafficSockets, acceptor: Acceptor<C>) {
     match sockets {
-        TrafficSockets::None => {}
+        TrafficSockets::None => std::future::pending().await,
         TrafficSockets::Ports(range) => range.run(acceptor).await,
         TrafficSockets::Wildcard(listener) => {
             if let Err(error) = acceptor.run(listener).await {
@@ -378,13 +413,23 @@ async fn serve<C: Carry>(sockets: TrafficSockets, acceptor: Acceptor<C>) {
 }
 
 impl Traffic {
-    fn acceptor<C: Carry>(&self, carrier: C) -> Acceptor<C> {
+    fn acceptor<C: Carry>(&self, carrier: C, gate: &Arc<ConnectionGate>) -> Acceptor<C> {
+        let stopping = self.rooms.drain.watch();
+        Acceptor::new(Arc::new(carrier), Arc::clone(gate), stopping)
+    }
+
+    /// Serves the traffic's sockets until the process stops, and waits for a successor meanwhile.
+    async fn serve<C: Carry>(&self, sockets: TrafficSockets, carrier: C) {
         let rooms = &self.rooms;
-        Acceptor::new(
-            Arc::new(carrier),
-            Arc::clone(&rooms.gate),
-            rooms.drain.watch(),
-        )
+        let status = format!("{} circuits", rooms.table.len());
+        // In this order: the loops accept when the predecessor hears of it.
+        let serving = serve(sockets, self.acceptor(carrier, &rooms.gate));
+        tokio::pin!(serving);
+        tokio::select! {
+            biased;
+            () = &mut serving => {}
+            () = rooms.succession.accepting(&status) => serving.await,
+        }
     }
 
     fn carrier<A>(&self, app: Arc<A>) -> HttpCarrier<A> {
@@ -445,55 +490,5 @@ impl Traffic {
             access_log: Arc::clone(&rooms.access_log),
             drain: rooms.drain.clone(),
         }
-    }
-}
-
-/// Ends the process in order: the coordinator is told first, then what is in flight ends, then
-/// the last marks are written. Pingora's own waiting is skipped: it would sleep the whole grace.
-struct Signal(Arc<Rooms>);
-
-#[async_trait]
-impl ShutdownSignalWatch for Signal {
-    async fn recv(&self) -> ShutdownSignal {
-        let rooms = &self.0;
-        let link = || rooms.link.borrow().clone();
-        let goodbye = async {
-            rooms.drain.stopping().await;
-            Notify.stopping();
-            if let Some(link) = link() {
-                link.leave().await;
-            }
-        };
-        let grace = rooms.config.server.grace_period.0;
-        let drained = async {
-            let outcome = rooms.drain.run_until_signalled(grace).await;
-            match outcome {
-                Ok(Outcome::Finished) => log::info!("all requests are done"),
-                Ok(Outcome::GraceOver(left)) => log::warn!("the grace is over: {left} cut off"),
-                Ok(Outcome::Forced(left)) => log::warn!("stopped at once: {left} cut off"),
-                Err(ref error) => log::error!("signals cannot be awaited: {error}"),
-            }
-            outcome
-        };
-        tokio::pin!(goodbye);
-        tokio::pin!(drained);
-        let outcome = tokio::select! {
-            outcome = &mut drained => {
-                if matches!(outcome, Ok(Outcome::Finished)) {
-                    goodbye.await;
-                }
-                outcome
-            }
-            () = &mut goodbye => drained.await,
-        };
-        if !matches!(outcome, Ok(Outcome::Forced(_)))
-            && let Some(link) = link()
-            && tokio::time::timeout(LAST_WRITES, link.stop())
-                .await
-                .is_err()
-        {
-            log::warn!("the last marks of use could not be written in time");
-        }
-        ShutdownSignal::FastShutdown
     }
 }

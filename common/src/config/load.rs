@@ -82,6 +82,12 @@ impl Mistake {
             problem: problem.to_string(),
         }
     }
+
+    /// A mistake told as `key: problem`.
+    pub fn of_line(line: &str) -> Self {
+        let (key, problem) = line.split_once(": ").unwrap_or((line, "is not usable"));
+        Self::new(key, problem)
+    }
 }
 
 /// Why there is no configuration.
@@ -370,25 +376,21 @@ impl Loader {
         self.mistakes.push(mistake);
     }
 
+    /// Whether something wrong is known at this key or below it.
+    pub fn is_mistaken(&self, key: &str) -> bool {
+        self.mistakes.iter().any(|mistake| {
+            mistake
+                .key
+                .strip_prefix(key)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
+    }
+
     /// The value, or its default and a note that the key is missing.
     pub fn require<T: Default>(&mut self, section: &str, key: &str, value: Option<T>) -> T {
         value.unwrap_or_else(|| {
             self.mistake(Mistake::new(join(section, key), "is missing: set it"));
             T::default()
-        })
-    }
-
-    /// Ends the reading of single sections; the others are not looked at.
-    ///
-    /// # Errors
-    /// [`ConfigError::Mistakes`] if there were any.
-    pub fn finish_sections(self) -> Result<(), ConfigError> {
-        if self.mistakes.is_empty() {
-            return Ok(());
-        }
-        Err(ConfigError::Mistakes {
-            file: self.file,
-            mistakes: self.mistakes,
         })
     }
 

@@ -28,10 +28,7 @@ impl Conduct {
             Err(GatewayRefusal::NoRoute) if self.is_dashboard(head) => return Ok(Step::Call),
             Err(refusal) => return Err(refusal.into()),
         };
-        ctx.visit = Some(Box::new(Visit {
-            route,
-            passage: chain::Passage::default(),
-        }));
+        ctx.visit = Some(Box::new(Visit::new(route)));
         self.proceed(head, ctx)
     }
 
@@ -53,6 +50,7 @@ impl Conduct {
             chain::Step::Answer(answer) => Ok(Step::Answer(of_chain(answer, ctx))),
             chain::Step::Carry => Ok(match &route.action {
                 Action::Service(service) => {
+                    visit.look(head, service);
                     ctx.target = Some(Target::Service(Arc::clone(service)));
                     if head.is_upgrade() {
                         Step::Upgrade
@@ -152,6 +150,14 @@ impl Conduct {
         let Some(visit) = &ctx.visit else { return };
         for (name, value) in &visit.passage.to_client {
             sink.add(name, value);
+        }
+        if let (Some(Target::Service(service)), Some(picked)) = (&ctx.target, &ctx.picked)
+            && let Some(sticky) = &service.sticky
+            && !matches!(&visit.preferred, Some(known) if Arc::ptr_eq(known, &picked.upstream))
+            && let Some(cookie) = sticky.set_cookie(&picked.upstream)
+            && let Ok(cookie) = HeaderValue::from_str(&cookie)
+        {
+            sink.add(&http::header::SET_COOKIE, &cookie);
         }
         for (name, value) in &visit.route.response_headers {
             match value {

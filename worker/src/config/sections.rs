@@ -149,6 +149,10 @@ pub struct Server {
     pub access_log: bool,
     /// Most client connections at once; 0 means no limit but the system's.
     pub max_connections: usize,
+    /// Unix socket at which a new process takes over the listening sockets of this one.
+    pub handover: Option<PathBuf>,
+    /// How long connections are served after that.
+    pub handover_max_age: Seconds,
 }
 
 impl Default for Server {
@@ -158,6 +162,8 @@ impl Default for Server {
             grace_period: Seconds::from_secs(30),
             access_log: true,
             max_connections: 0,
+            handover: None,
+            handover_max_age: Seconds::from_secs(3_600),
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::stream::{Meter, mark_while, tcp};
 use crate::sync::Activity;
 use crate::table::{LiveCircuit, Table};
-use crate::upstream::{PeerTemplate, Prober};
+use crate::upstream::{Ask, PeerTemplate, Prober};
 
 /// Longest a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -174,7 +174,13 @@ impl TcpCarrier {
         if !circuit.clients.admits(peer.ip()) {
             return (Some(circuit), Err(Refusal::ClientAddress));
         }
-        let dialled = tcp::dial(&circuit.upstreams, &self.peers, &self.prober).await;
+        let dialled = tcp::dial(
+            &circuit.upstreams,
+            Ask::default(),
+            &self.peers,
+            &self.prober,
+        )
+        .await;
         (Some(circuit), dialled)
     }
 }

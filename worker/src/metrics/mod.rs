@@ -15,6 +15,7 @@ use patchbay_common::telemetry::metrics;
 
 use crate::error::Refusal;
 use crate::frontend::ConnectionGate;
+use crate::gateway::Gateway;
 use crate::sync::{Bus, Link};
 use crate::table::Table;
 use families::{Class, Families, Kind};
@@ -47,6 +48,7 @@ pub struct Metrics {
     table: Arc<Table>,
     link: Arc<Link>,
     gate: Arc<ConnectionGate>,
+    gateway: Option<Arc<Gateway>>,
 }
 
 /// A stream that is counted as open until this is dropped.
@@ -84,7 +86,15 @@ impl Metrics {
             table: Arc::clone(table),
             link: Arc::clone(link),
             gate: Arc::clone(gate),
+            gateway: None,
         })
+    }
+
+    /// With what the gateway counts by route.
+    #[must_use]
+    pub fn with_gateway(mut self, gateway: Option<Arc<Gateway>>) -> Self {
+        self.gateway = gateway;
+        self
     }
 
     /// A request over a circuit has ended.
@@ -152,6 +162,9 @@ impl Metrics {
     pub fn render(&self) -> String {
         self.read_gauges();
         let mut text = metrics::render(&self.families.registry);
+        if let Some(gateway) = &self.gateway {
+            gateway.append_counts(&mut text);
+        }
         compat::append(&mut text, &self.families, &self.table, &self.link.status());
         text
     }

@@ -23,7 +23,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use crate::conduct::{Conduct, Step};
 use crate::context::Context;
 use crate::error::Refusal;
-use crate::upstream::PeerTemplate;
+use crate::upstream::{Fault, PeerTemplate};
 
 /// Carries requests by Pingora's engine.
 pub struct Proxy {
@@ -137,15 +137,23 @@ impl ProxyHttp for Proxy {
     }
 
     async fn upstream_peer(&self, _: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-        let picked = match self.conduct.pick(ctx) {
-            Ok(picked) => picked,
+        let upstream = match self.conduct.pick(ctx).await {
+            Ok(upstream) => upstream,
             Err(refusal) => return faults::refuse(ctx, refusal),
         };
-        match self.peers.peer(&picked.upstream).await {
-            Ok(peer) => Ok(Box::new(peer)),
+        match self.peers.peer(&upstream).await {
+            Ok(mut peer) => {
+                let visit = ctx.visit.as_deref();
+                if let Some(time) = visit.and_then(|visit| visit.route.connect_timeout) {
+                    peer.options.connection_timeout = Some(time);
+                    peer.options.total_connection_timeout = Some(time);
+                }
+                peer.options.read_timeout = visit.and_then(|visit| visit.route.response_timeout);
+                Ok(Box::new(peer))
+            }
             Err(cause) => {
-                log::debug!("{} does not resolve: {cause}", picked.upstream.label);
-                self.conduct.prober.report_fault(&picked.upstream);
+                log::debug!("{} does not resolve: {cause}", upstream.label);
+                self.conduct.unreachable(ctx, Fault::Resolve);
                 faults::refuse(ctx, Refusal::UpstreamConnect)
             }
         }
@@ -167,7 +175,8 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        let another = self.conduct.unreachable(ctx);
+        let fault = faults::of_connect(&error);
+        let another = self.conduct.unreachable(ctx, fault);
         error.set_retry(another);
         error
     }
@@ -183,6 +192,52 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         self.conduct.connected(ctx);
         Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        answer: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        let replayable = !session.as_ref().retry_buffer_truncated();
+        let status = answer.status;
+        if !status.is_informational() && self.conduct.answered(ctx, status.as_u16(), replayable) {
+            return Err(faults::try_another());
+        }
+        Ok(())
+    }
+
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        ctx: &mut Context,
+        reused: bool,
+    ) -> Box<Error> {
+        if faults::is_decided(&error) {
+            return error;
+        }
+        let mut error = error.more_context(format!("Peer: {peer}"));
+        let replayable = !session.as_ref().retry_buffer_truncated();
+        if session.response_written().is_some() {
+            error.set_retry(false);
+            return error;
+        }
+        if reused {
+            // An idle connection that ended says nothing about the upstream.
+            let idempotent = session.req_header().method.is_idempotent();
+            error.retry.decide_reuse(idempotent && replayable);
+            return error;
+        }
+        error.set_retry(false);
+        if let Some(fault) = faults::of_exchange(&error) {
+            let late = fault == Fault::FirstByteTimeout;
+            let another = self.conduct.failed(ctx, fault, true);
+            error.set_retry(another && replayable && !late);
+        }
+        error
     }
 
     async fn response_filter(

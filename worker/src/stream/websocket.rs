@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Linger, Meter, splice};
 use crate::context::Spliced;
 use crate::error::Refusal;
+use crate::upstream::Fault;
 
 /// After the app has ended its side, a client has had its close frame and has nothing to wait for
 /// (RFC 6455 §7.1.1).
@@ -33,6 +34,14 @@ pub enum Answer {
     Switched(Box<ResponseHeader>, Box<UpstreamSession>),
     /// It gave an ordinary answer instead.
     Ordinary(Box<ResponseHeader>, Box<UpstreamSession>),
+}
+
+/// What a failure to dial says about the upstream.
+pub(super) fn fault_of(refusal: &Refusal) -> Fault {
+    match refusal {
+        Refusal::UpstreamConnectTimeout => Fault::ConnectTimeout,
+        _ => Fault::Connect,
+    }
 }
 
 /// Sends the upgrade and reads the answer's head.

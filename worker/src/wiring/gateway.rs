@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use patchbay_common::config::{Loader, Mistake};
 
 use super::Traffic;
 use crate::conduct::Entrance;
@@ -11,9 +12,11 @@ use crate::config::{Config, TlsFiles};
 use crate::frontend::{HttpCarrier, ListenError, LiveTls, bind, load_tls, reload_tls};
 use crate::gateway::Gateway;
 use crate::gateway::config::GatewayConfig;
+use crate::handover::Listeners;
 use crate::metrics::Metrics;
 use crate::setup::Tickets;
 use crate::sync::Link;
+use crate::upstream::Prober;
 
 /// The gateway and what its listeners need.
 pub(super) struct Room {
@@ -22,7 +25,7 @@ pub(super) struct Room {
 }
 
 impl Room {
-    pub(super) fn new(config: &GatewayConfig) -> anyhow::Result<Self> {
+    pub(super) fn new(config: &GatewayConfig, prober: &Arc<Prober>) -> anyhow::Result<Self> {
         let tls = match &config.tls {
             Some(files) => {
                 let loaded = Arc::new(ArcSwap::new(load_tls(files)?));
@@ -31,7 +34,7 @@ impl Room {
             None => None,
         };
         Ok(Self {
-            gateway: Arc::new(Gateway::new(config)),
+            gateway: Arc::new(Gateway::new(config, Arc::clone(prober))),
             tls,
         })
     }
@@ -44,26 +47,27 @@ impl Room {
     }
 }
 
-/// What the start would load, without keeping it: what is wrong, one line each.
-pub(super) fn check(config: &GatewayConfig) -> Vec<String> {
-    let mut mistakes = Vec::new();
+/// Loads what the start would load, without keeping it, and notes what is wrong.
+pub(super) fn examine(config: &GatewayConfig, loader: &mut Loader) {
     if let Some(files) = &config.tls
         && let Err(error) = load_tls(files)
     {
-        mistakes.push(format!("gateway.{error}"));
+        loader.mistake(Mistake::of_line(&format!("gateway.{error}")));
     }
     for address in &config.binds {
         // Port 0: the check must not mind a worker that is running.
         if let Err(error) = bind(SocketAddr::new(address.ip(), 0)) {
-            mistakes.push(format!("gateway.bind: {error}"));
+            loader.mistake(Mistake::new("gateway.bind", error));
         }
     }
-    mistakes
 }
 
-pub(super) fn bind_all(config: &Config) -> Result<Vec<TcpListener>, ListenError> {
+pub(super) fn bind_all(
+    config: &Config,
+    listeners: &Listeners,
+) -> Result<Vec<TcpListener>, ListenError> {
     let binds = config.gateway.iter().flat_map(|gateway| &gateway.binds);
-    binds.map(|address| bind(*address)).collect()
+    binds.map(|address| listeners.listen(*address)).collect()
 }
 
 impl Traffic {
@@ -84,7 +88,7 @@ impl Traffic {
         let patience = self.rooms.config.timeouts.request_head.0;
         let tls = room.tls.as_ref().map(|(_, tls)| Arc::clone(tls));
         let carrier = HttpCarrier::new(Arc::clone(&proxy), tls, patience);
-        let acceptor = self.acceptor(carrier);
+        let acceptor = self.acceptor(carrier, &self.rooms.gate);
         let (routes, services) = room.gateway.size();
         log::info!("the gateway is ready: {routes} routes to {services} services");
         let loops = sockets
@@ -95,6 +99,7 @@ impl Traffic {
                 log::error!("the gateway does not listen: {error}");
             }
         }
+        self.rooms.drain.idle_may_end().await;
         // Idle connections are told now; the others after their request.
         pingora_core::apps::HttpServerApp::http_cleanup(&*proxy).await;
     }

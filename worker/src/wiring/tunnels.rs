@@ -1,14 +1,14 @@
-//! Tunnels: their registry, their tokens read anew, and ports that lead to them.
+//! Tunnels: their registry, and the ports that lead to them.
 
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use patchbay_common::config::{Loader, environment};
 use patchbay_common::tunnel::TunnelId;
 
-use super::{Rooms, Traffic};
+use super::Traffic;
 use crate::config::Config;
-use crate::frontend::{ListenError, TunnelCarrier, bind};
+use crate::frontend::{ListenError, TunnelCarrier};
+use crate::handover::Listeners;
 use crate::metrics::Metrics;
 use crate::tunnel::{Calls, Registry, Settings};
 use crate::upstream::PeerTemplate;
@@ -18,31 +18,13 @@ pub(super) fn registry(config: &Config) -> Arc<Registry> {
     Arc::new(Registry::new(settings.unwrap_or_else(Settings::closed)))
 }
 
-/// Reads the tokens anew: who holds one that is not in the file any more is sent away.
-pub(super) fn reload_tokens(rooms: &Rooms) {
-    if rooms.config.tunnels.is_none() {
-        return;
-    }
-    let read = || {
-        let mut loader = Loader::open(rooms.config.file.as_deref(), environment())?;
-        let settings = Settings::read(&mut loader, |name| std::env::var(name).ok());
-        loader.finish_sections()?;
-        Ok::<_, patchbay_common::config::ConfigError>(settings)
-    };
-    match read() {
-        Ok(settings) => {
-            let tokens = settings.map(|settings| settings.tokens).unwrap_or_default();
-            rooms.tunnels.replace_tokens(tokens);
-            log::info!("the agents' tokens have been read anew");
-        }
-        Err(error) => log::error!("the agents' tokens stay as they are: {error}"),
-    }
-}
-
-pub(super) fn bind_all(config: &Config) -> Result<Vec<(TcpListener, TunnelId)>, ListenError> {
+pub(super) fn bind_all(
+    config: &Config,
+    listeners: &Listeners,
+) -> Result<Vec<(TcpListener, TunnelId)>, ListenError> {
     let ports = config.tunnels.iter().flat_map(|settings| &settings.tcp);
     ports
-        .map(|port| Ok((bind(port.bind)?, port.tunnel.clone())))
+        .map(|port| Ok((listeners.listen(port.bind)?, port.tunnel.clone())))
         .collect()
 }
 

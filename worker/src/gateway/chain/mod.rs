@@ -219,7 +219,7 @@ fn header_value(text: &str) -> HeaderValue {
 }
 
 /// The value of a cookie.
-fn cookie<'a>(head: &'a Head<'_>, name: &str) -> Option<&'a str> {
+pub fn cookie<'a>(head: &'a Head<'_>, name: &str) -> Option<&'a str> {
     let mut found = None;
     head.headers.each("cookie", &mut |line| {
         let pairs = line.split(|byte| *byte == b';');

@@ -9,9 +9,10 @@ use ipnet::IpNet;
 use patchbay_common::client_ips::parse_network;
 use patchbay_common::config::{HostPort, Loader, Mistake, Strictness};
 
-use super::plan::Plan;
+use super::plan::{Ground, Plan};
 use crate::config::TlsFiles;
 use crate::tunnel;
+use crate::upstream::Settings;
 
 /// Its name in the file.
 pub const SECTION: &str = "gateway";
@@ -45,7 +46,12 @@ impl GatewayConfig {
             return None;
         }
         let section: sections::Gateway = loader.section(SECTION, Strictness::Ours);
-        let (_, mistakes) = Plan::build(&section, None);
+        let ground = Ground {
+            rules: &Settings::default(),
+            sticky_key: &[],
+            tls: false,
+        };
+        let (_, mistakes) = Plan::build(&section, &ground, None);
         for (key, problem) in mistakes {
             loader.mistake(Mistake::new(format!("{SECTION}.{key}"), problem));
         }
@@ -66,6 +72,21 @@ impl GatewayConfig {
             timeout_status: timeout_status(loader, section.timeout_status),
             sections: section,
         })
+    }
+
+    /// Keys that differ in `other` and cannot change while the process runs.
+    pub fn fixed_keys_changed(&self, other: &Self) -> Vec<&'static str> {
+        let keys = [
+            ("bind", self.binds != other.binds),
+            ("admin_bind", self.admin_bind != other.admin_bind),
+            ("tls_cert", self.tls != other.tls),
+            (
+                "trusted_proxies",
+                self.trusted_proxies != other.trusted_proxies,
+            ),
+        ];
+        let changed = keys.into_iter().filter(|(_, changed)| *changed);
+        changed.map(|(key, _)| key).collect()
     }
 }
 

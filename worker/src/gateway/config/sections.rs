@@ -63,8 +63,8 @@ pub(crate) struct Route {
     pub(crate) pass_host: Option<bool>,
     pub(crate) connect_timeout: Option<Seconds>,
     pub(crate) response_timeout: Option<Seconds>,
-    pub(crate) idle_timeout: Option<Seconds>,
-    pub(crate) retries: Option<u32>,
+    pub(crate) retries: Option<usize>,
+    pub(crate) retry_status: Option<Vec<u16>>,
 }
 
 /// `redirect = { … }`.
@@ -94,6 +94,8 @@ pub(crate) struct Service {
     pub(crate) sticky: Option<Sticky>,
     pub(crate) health: Option<Health>,
     pub(crate) breaker: Option<Breaker>,
+    pub(crate) max_outstanding: Option<usize>,
+    pub(crate) retry_ratio: Option<f64>,
 }
 
 /// `"host:port"`, or a table.
@@ -165,6 +167,7 @@ pub(crate) struct Health {
     pub(crate) path: Option<String>,
     pub(crate) interval: Option<Seconds>,
     pub(crate) timeout: Option<Seconds>,
+    pub(crate) status: Option<u16>,
 }
 
 /// `breaker = { … }`.

@@ -17,9 +17,10 @@ use http::HeaderName;
 use super::chain::Stage;
 use super::config::sections;
 use super::router::{Router, Rule};
+use crate::upstream::Prober;
 
 pub use route::{Action, LiveRoute};
-pub use service::LiveService;
+pub use service::{Ground, HashBy, LiveService};
 
 /// A mistake: the key it is at, below `[gateway]`, and what is wrong.
 pub type Flaw = (String, String);
@@ -35,7 +36,11 @@ pub struct Plan {
 
 impl Plan {
     /// Builds it; answers with every flaw there is.
-    pub(crate) fn build(wanted: &sections::Gateway, before: Option<&Self>) -> (Self, Vec<Flaw>) {
+    pub(crate) fn build(
+        wanted: &sections::Gateway,
+        ground: &Ground<'_>,
+        before: Option<&Self>,
+    ) -> (Self, Vec<Flaw>) {
         let mut flaws = Vec::new();
         let mut plan = Self::default();
         for (name, section) in &wanted.middleware {
@@ -52,20 +57,26 @@ impl Plan {
         }
         for (name, section) in &wanted.services {
             let known = before.and_then(|plan| plan.services.get(name));
-            if let Some(service) = service::build(name, section, known, &mut flaws) {
-                plan.services.insert(name.clone(), service);
-            }
+            let service = service::build(name, section, ground, known, &mut flaws);
+            plan.services.insert(name.clone(), service);
         }
-        plan.add_routes(wanted, &mut flaws);
+        let before = before.map_or(&[][..], |plan| &plan.routes);
+        plan.add_routes(wanted, before, &mut flaws);
         (plan, flaws)
     }
 
-    fn add_routes(&mut self, wanted: &sections::Gateway, flaws: &mut Vec<Flaw>) {
+    fn add_routes(
+        &mut self,
+        wanted: &sections::Gateway,
+        before: &[Arc<LiveRoute>],
+        flaws: &mut Vec<Flaw>,
+    ) {
         let parts = route::Parts {
             services: &self.services,
             middleware: &self.middleware,
             identity: self.identity_headers(),
             wanted,
+            before,
         };
         let mut rules: Vec<Rule> = Vec::new();
         let mut routes = Vec::new();
@@ -121,7 +132,10 @@ impl Plan {
     }
 
     /// Begins what stages do beside requests, on the current runtime.
-    pub fn start(&self) {
+    pub fn start(&self, prober: &Prober) {
+        for service in self.services.values() {
+            prober.watch(&service.upstreams);
+        }
         for (_, stage) in self.middleware.values() {
             stage.start();
         }

@@ -7,9 +7,14 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::{Flaw, LiveService};
+use crate::context::MAX_ATTEMPTS;
 use crate::gateway::chain::{Chain, LimitKey, Stage};
 use crate::gateway::config::sections;
+use crate::gateway::counts::Counts;
 use crate::gateway::router::{Conditions, HeaderCondition, HostPattern, PathPattern, Rule};
+
+/// Answers that another instance may give better, where a route does not say.
+const RETRY_STATUS: [u16; 3] = [502, 503, 504];
 
 /// One route in use.
 #[derive(Debug)]
@@ -34,6 +39,14 @@ pub struct LiveRoute {
     pub pass_host: bool,
     /// How long the service may take to begin its answer; `None` means for ever.
     pub response_timeout: Option<Duration>,
+    /// How long an instance may take to take a connection; `None` means as long as everywhere.
+    pub connect_timeout: Option<Duration>,
+    /// Most instances tried for one request.
+    pub attempts: usize,
+    /// Answers of an instance that count as its failure.
+    pub retry_status: Vec<u16>,
+    /// What was counted.
+    pub counts: Arc<Counts>,
 }
 
 /// What is done with a request.
@@ -60,12 +73,33 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// Name of the service, empty if there is none.
+    pub fn service(&self) -> &str {
+        match self {
+            Self::Service(service) => &service.name,
+            Self::Redirect { .. } | Self::Respond { .. } => "",
+        }
+    }
+}
+
 /// What routes are put together from.
 pub(super) struct Parts<'a> {
     pub(super) services: &'a BTreeMap<String, Arc<LiveService>>,
     pub(super) middleware: &'a BTreeMap<String, (sections::Middleware, Stage)>,
     pub(super) identity: Arc<[HeaderName]>,
     pub(super) wanted: &'a sections::Gateway,
+    pub(super) before: &'a [Arc<LiveRoute>],
+}
+
+impl Parts<'_> {
+    fn counts(&self, name: &str) -> Arc<Counts> {
+        // Routes are built in the order of their names.
+        let before = self.before;
+        let known = before.binary_search_by(|route| route.name.as_str().cmp(name));
+        let known = known.ok().and_then(|index| before.get(index));
+        known.map_or_else(Arc::default, |route| Arc::clone(&route.counts))
+    }
 }
 
 /// Notes flaws of one route.
@@ -109,12 +143,7 @@ pub(super) fn build(
     let hosts: Vec<HostPattern> = hosts
         .filter_map(|host| notes.good("host", HostPattern::parse(host)))
         .collect();
-    let rule = Rule {
-        name: name.to_owned(),
-        hosts,
-        path: path?,
-        conditions: conditions(section, &mut notes),
-    };
+    let conditions = conditions(section, &mut notes);
     if let Some(prefix) = &section.add_prefix
         && (!prefix.starts_with('/') || prefix.ends_with('/') || prefix.contains(['?', ' ']))
     {
@@ -124,9 +153,16 @@ pub(super) fn build(
     let action = action(section, parts, &mut notes);
     let request_headers = headers("request_headers", &section.request_headers, &mut notes);
     let response_headers = headers("response_headers", &section.response_headers, &mut notes);
+    timing(section, &mut notes);
     if notes.any() {
         return None;
     }
+    let rule = Rule {
+        name: name.to_owned(),
+        hosts,
+        path: path?,
+        conditions,
+    };
     let route = LiveRoute {
         name: name.to_owned(),
         action: action?,
@@ -138,8 +174,37 @@ pub(super) fn build(
         identity: Arc::clone(&parts.identity),
         pass_host: section.pass_host.unwrap_or(true),
         response_timeout: section.response_timeout.map(|time| time.0),
+        connect_timeout: section.connect_timeout.map(|time| time.0),
+        attempts: (section.retries.unwrap_or(MAX_ATTEMPTS - 1) + 1).min(MAX_ATTEMPTS),
+        retry_status: section
+            .retry_status
+            .clone()
+            .unwrap_or_else(|| RETRY_STATUS.into()),
+        counts: parts.counts(name),
     };
     Some((rule, route))
+}
+
+fn timing(section: &sections::Route, notes: &mut Notes<'_>) {
+    for (key, time) in [
+        ("connect_timeout", section.connect_timeout),
+        ("response_timeout", section.response_timeout),
+    ] {
+        if time.is_some_and(|time| time.0.is_zero()) {
+            notes.note(key, "must be more than 0");
+        }
+    }
+    if section
+        .retries
+        .is_some_and(|retries| retries >= MAX_ATTEMPTS)
+    {
+        notes.note("retries", format!("may be {} at most", MAX_ATTEMPTS - 1));
+    }
+    let mut statuses = section.retry_status.iter().flatten();
+    if let Some(status) = statuses.find(|status| !(500..=599).contains(*status)) {
+        let problem = format!("{status} is not a failure of the service: write 500 to 599");
+        notes.note("retry_status", problem);
+    }
 }
 
 fn path(section: &sections::Route, notes: &mut Notes<'_>) -> Option<PathPattern> {
