@@ -27,6 +27,10 @@ mod survive_coordinator_death;
 mod survive_database_cut;
 mod survive_redis_outage;
 mod survive_worker_restart;
+mod tunnels_ask_visitors;
+mod tunnels_by_long_polling;
+mod tunnels_carry_everything;
+mod tunnels_survive;
 mod websocket_through_a_circuit;
 mod without_redis_the_stream_carries_events;
 

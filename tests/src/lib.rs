@@ -11,6 +11,7 @@ pub mod eventually;
 pub mod gateway;
 pub mod incumbent;
 pub mod issuer;
+pub mod lending;
 pub mod load;
 pub mod opener;
 pub mod ports;

@@ -6,9 +6,9 @@
 
 mod ending;
 mod gateway;
-mod tunnels;
 mod reload;
 mod succession;
+mod tunnels;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,9 +18,9 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use dashmap::DashSet;
 use patchbay_common::circuit::{Protocol, Slot};
-use patchbay_common::tunnel::TunnelId;
 use patchbay_common::config::{Loader, Mistake};
 use patchbay_common::lifecycle::{Drain, Notify, at_every_hangup};
+use patchbay_common::tunnel::TunnelId;
 use pingora_core::apps::HttpServerApp as _;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownWatch};

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use patchbay_common::tunnel::{TunnelId, path};
+use patchbay_common::tunnel::{Kind, TunnelId, path};
 
 use super::{Answer, Conduct, Step, unix_now};
 use crate::context::Context;
@@ -61,6 +61,9 @@ impl Conduct {
         let unknown = || Refusal::UnknownTunnel(name.chars().take(64).collect());
         let id: TunnelId = name.parse().map_err(|_| unknown())?;
         let lent = calls.registry.tunnel(&id).ok_or_else(unknown)?;
+        if lent.kind() == Kind::Tcp {
+            return Err(unknown());
+        }
         let query = head.target.split_once('?').map(|(_, query)| query);
         if below == ENTER {
             return self.enter(head, calls, &lent, query.unwrap_or_default(), ctx);

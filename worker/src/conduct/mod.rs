@@ -175,10 +175,7 @@ impl Conduct {
     /// and the budget of retries grants it.
     pub fn failed(&self, ctx: &mut Context, fault: Fault, sent: bool) -> bool {
         if let Some(picked) = &ctx.picked {
-            // A tunnel of its own is asked each time: it is there as soon as its agent is.
-            if !matches!(ctx.target, Some(Target::Tunnel(_))) {
-                self.prober.report(&picked.upstream, fault);
-            }
+            self.prober.report(&picked.upstream, fault);
             picked.upstream.ended(upstream::Outcome::Failed);
             ctx.tried.push(Arc::clone(&picked.upstream));
         }

@@ -7,7 +7,7 @@ use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{Linger, Meter, splice};
+use super::{Linger, Meter, splice, websocket};
 use crate::context::Spliced;
 use crate::error::Refusal;
 use crate::upstream::{Ask, Outcome, PeerTemplate, Picked, Prober, UpstreamSet};

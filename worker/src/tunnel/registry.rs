@@ -289,6 +289,10 @@ fn inspect(offers: &[Offer]) -> Result<(), TunnelError> {
         return Err(TunnelError::Malformed(text));
     }
     for (index, offer) in offers.iter().enumerate() {
+        if offer.kind == Kind::Tcp && offer.visitor_token.is_some() {
+            let text = format!("tunnel `{}` carries TCP, which shows no token", offer.id);
+            return Err(TunnelError::Malformed(text));
+        }
         if offers[..index].iter().any(|other| other.id == offer.id) {
             let text = format!("tunnel `{}` is named twice", offer.id);
             return Err(TunnelError::Malformed(text));

@@ -23,9 +23,9 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use dial::{dial, tunnel_refusal};
 pub use breaker::{Breaker, Outcome};
 pub use check::Check;
+pub use dial::{dial, tunnel_refusal};
 pub use health::{Fault, Health};
 pub use peer::PeerTemplate;
 pub use prober::Prober;

@@ -93,6 +93,9 @@ impl Prober {
     pub fn report(&self, upstream: &Arc<Upstream>, fault: Fault) {
         self.faults[fault.index()].fetch_add(1, Ordering::Relaxed);
         upstream.forget_address();
+        if upstream.is_steady() {
+            return;
+        }
         let text = fault.to_string();
         if upstream.health.failed(fault, self.settings.faults_to_eject) {
             self.went_out(upstream, &text);

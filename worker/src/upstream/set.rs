@@ -67,6 +67,12 @@ impl Upstream {
         self.address.tunnel()
     }
 
+    /// Whether it is never put out of service: a tunnel by itself (port 0, which no kernel has) is
+    /// there as soon as its agent is, and costs little to ask.
+    pub(super) fn is_steady(&self) -> bool {
+        self.port == 0 && self.tunnel().is_some()
+    }
+
     /// Requests and streams under way.
     pub fn outstanding(&self) -> usize {
         self.outstanding.load(Ordering::Relaxed)

@@ -51,7 +51,7 @@ impl Traffic {
                 Arc::clone(&rooms.access_log),
                 rooms.drain.clone(),
             );
-            self.acceptor(carrier).run(socket)
+            self.acceptor(carrier, &rooms.gate).run(socket)
         });
         for ended in futures_util::future::join_all(loops).await {
             if let Err(error) = ended {
