@@ -189,6 +189,7 @@ async fn who_is_no_agent_is_refused() -> Result<()> {
         (&health["status"], &health["agents"]),
         (&json!("ok"), &json!(1))
     );
+    gateway.program.logged(&["path=/api/health"]).await?;
     let log = gateway.program.log();
     let guessed = log
         .lines()

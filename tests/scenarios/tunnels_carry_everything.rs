@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use futures_util::{SinkExt as _, StreamExt as _, stream};
 use patchbay_tests::app::{App, digest, download};
+use patchbay_tests::eventually::eventually;
 use patchbay_tests::gateway::Gateway;
 use patchbay_tests::lending::{Agent, lend, peak_memory, section, tunnel};
 use patchbay_tests::ports::Ports;
@@ -71,8 +72,16 @@ async fn requests_events_and_sockets_pass() -> Result<()> {
     let facts = tunnel(&gateway, "web").await?;
     assert_eq!(facts["errors"], 0, "{facts}");
     drop(app);
-    let answer = gateway.get("/t/web/hello", &[]).await?;
-    assert_eq!(answer.status, 503);
+    eventually(
+        "its connections are refused",
+        Duration::from_secs(10),
+        async || {
+            let answer = gateway.get("/t/web/hello", &[]).await?;
+            ensure!(answer.status == 503, "{}", answer.status);
+            Ok(())
+        },
+    )
+    .await?;
     assert!(gateway.upgrade("/t/web/ws/first", &[]).await? >= 502);
     Ok(())
 }

@@ -236,6 +236,7 @@ impl Calls {
                 .min(longest),
         };
         session.hear();
+        session.polls();
         let requests = session.queue.pull(wait).await?;
         session.hear();
         let ids = requests.iter().map(|one| one.request_id.clone()).collect();

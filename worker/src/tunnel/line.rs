@@ -80,6 +80,9 @@ impl Registry {
         patience: Duration,
     ) -> Result<TunnelStream, OpenFailure> {
         let Some(opener) = session.opener() else {
+            if !session.may_poll() {
+                return Err(OpenFailure::NoAgent);
+            }
             if kind == Kind::Tcp {
                 return Err(OpenFailure::NoConnections);
             }

@@ -115,10 +115,7 @@ impl Registry {
         let tokens = Arc::new(tokens);
         self.tokens.store(Arc::clone(&tokens));
         for session in self.sessions() {
-            let good = tokens
-                .named(&session.token)
-                .is_some_and(|token| session.offers.iter().all(|one| token.allows(&one.id)));
-            if !good {
+            if !session.is_granted(&tokens) {
                 log::warn!(
                     "agent {} is sent away: its token is not good any more",
                     session.agent
@@ -162,7 +159,7 @@ impl Registry {
         if self.sessions.len() >= self.settings.max_sessions {
             return Err(TunnelError::Full);
         }
-        let session = Session::new(agent, token.name.clone(), offers, &self.settings);
+        let session = Session::new(agent, token, offers, &self.settings);
         self.sessions
             .insert(session.id.clone(), Arc::clone(&session));
         for offer in &session.offers {

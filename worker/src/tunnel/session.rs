@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use patchbay_common::config::Secret;
 use patchbay_common::tunnel::mux::Opener;
 use patchbay_common::tunnel::{AgentId, Offer, Transport};
 use tokio::time::Instant;
@@ -12,6 +13,7 @@ use uuid::Uuid;
 
 use super::queue::Queue;
 use super::settings::Settings;
+use super::tokens::{Token, Tokens};
 
 /// How long an agent that is asked may take to show that it lives.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
@@ -36,6 +38,9 @@ pub struct Session {
     generation: AtomicU64,
     heard: Mutex<Instant>,
     draining: AtomicBool,
+    /// It came by the multiplexed connection last: without that nobody is there.
+    by_mux: AtomicBool,
+    secret: Secret,
 }
 
 /// The multiplexed connection of a session.
@@ -50,7 +55,7 @@ struct Line {
 impl Session {
     pub(super) fn new(
         agent: AgentId,
-        token: String,
+        token: &Token,
         offers: Vec<Offer>,
         settings: &Settings,
     ) -> Arc<Self> {
@@ -58,7 +63,7 @@ impl Session {
             // Two random UUIDs: 244 bits nobody can guess.
             id: format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple()),
             agent,
-            token,
+            token: token.name.clone(),
             offers,
             since: SystemTime::now(),
             over: CancellationToken::new(),
@@ -67,6 +72,8 @@ impl Session {
             generation: AtomicU64::new(0),
             heard: Mutex::new(Instant::now()),
             draining: AtomicBool::new(false),
+            by_mux: AtomicBool::new(false),
+            secret: token.token.clone(),
         })
     }
 
@@ -100,6 +107,7 @@ impl Session {
     pub(super) fn attach(&self, opener: Opener) -> (u64, CancellationToken) {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed);
         let replaced = CancellationToken::new();
+        self.by_mux.store(true, Ordering::Relaxed);
         let line = Line {
             generation,
             opener,
@@ -135,6 +143,23 @@ impl Session {
     /// Whether requests can reach the agent: its connection is up, or it has been heard lately.
     pub(super) fn is_reachable(&self) -> bool {
         !self.over.is_cancelled() && !self.draining.load(Ordering::Relaxed)
+    }
+
+    /// The agent pulls: requests may wait for it to do so again.
+    pub(super) fn polls(&self) {
+        self.by_mux.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether requests that wait will be pulled, as far as anybody can tell.
+    pub(super) fn may_poll(&self) -> bool {
+        !self.by_mux.load(Ordering::Relaxed)
+    }
+
+    /// Whether its token is still good for all it lends.
+    pub(super) fn is_granted(&self, tokens: &Tokens) -> bool {
+        tokens.named(&self.token).is_some_and(|token| {
+            token.token == self.secret && self.offers.iter().all(|one| token.allows(&one.id))
+        })
     }
 
     /// No new requests from now on.
