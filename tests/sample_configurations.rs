@@ -89,7 +89,7 @@ async fn the_coordinator_accepts_its_sample() -> anyhow::Result<()> {
 async fn the_worker_accepts_its_samples() -> anyhow::Result<()> {
     accepts(WORKER, "worker-port.toml", "secrets.env").await?;
     accepts(WORKER, "worker-wildcard.toml", "secrets.env").await?;
-    accepts(WORKER, "gateway.toml", "agent.env").await
+    accepts(WORKER, "gateway-tunnels.toml", "agent.env").await
 }
 
 #[tokio::test]
