@@ -93,6 +93,11 @@ async fn the_worker_accepts_its_samples() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn the_gateway_accepts_its_sample() -> anyhow::Result<()> {
+    accepts(WORKER, "gateway.toml", "secrets.env").await
+}
+
+#[tokio::test]
 async fn the_agent_accepts_its_sample() -> anyhow::Result<()> {
     accepts(AGENT, "agent.toml", "agent.env").await
 }

@@ -12,11 +12,12 @@ const FUNCTION: usize = 70;
 /// Names that say nothing about what is in the file.
 const EMPTY_NAMES: [&str; 5] = ["utils", "util", "helpers", "misc", "manager"];
 /// Where sources are.
-const CRATES: [&str; 6] = [
+const CRATES: [&str; 7] = [
     "agent",
     "benches",
     "common",
     "coordinator",
+    "discovery",
     "tests",
     "worker",
 ];

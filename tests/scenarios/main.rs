@@ -10,6 +10,8 @@ mod bodies_stream_both_ways;
 mod circuits_of_a_lost_worker_move;
 mod errors_for_people_and_programs;
 mod gateway_asks_who_is_there;
+mod gateway_balances;
+mod gateway_finds_containers;
 mod gateway_holds_limits;
 mod gateway_reloads;
 mod gateway_routes_to_services;

@@ -7,6 +7,7 @@
 pub mod app;
 pub mod browser;
 pub mod coordinator;
+pub mod docker;
 pub mod eventually;
 pub mod gateway;
 pub mod incumbent;

@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get, post};
 use http::{HeaderMap, Method, Uri};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
+mod faults;
 mod pages;
 mod socket;
 mod streams;
@@ -59,6 +60,7 @@ impl Seen {
 struct Book {
     seen: Arc<Mutex<VecDeque<Seen>>>,
     pieces: Arc<Semaphore>,
+    faults: Arc<faults::Faults>,
 }
 
 impl App {
@@ -70,6 +72,7 @@ impl App {
         let book = Book {
             seen: Arc::default(),
             pieces: Arc::new(Semaphore::new(0)),
+            faults: Arc::default(),
         };
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
@@ -95,6 +98,17 @@ impl App {
             .collect()
     }
 
+    /// Answers every other request with 503 from now on, or no more. Health checks and WebSockets
+    /// are not requests in this sense.
+    pub fn fail_every_other(&self, fails: bool) {
+        self.book.faults.fail_every_other(fails);
+    }
+
+    /// Answers `/healthz` with this status from now on.
+    pub fn answer_checks(&self, status: u16) {
+        self.book.faults.answer_checks(status);
+    }
+
     /// Lets `count` more pieces of `/pieces` and `/events` answers go.
     pub fn release(&self, count: usize) {
         self.book.pieces.add_permits(count);
@@ -117,6 +131,8 @@ fn router(book: Book) -> Router {
         .route("/download/{bytes}", get(streams::download_route))
         .route("/pieces/{count}", get(streams::pieces))
         .route("/events/{count}", get(streams::events))
+        .route("/healthz", get(faults::check))
+        .route("/never", get(faults::never))
         .route("/ws/echo", any(socket::echo))
         .route("/ws/first", any(socket::speaks_first))
         .route("/ws/close/{code}", any(socket::closes))
@@ -139,6 +155,11 @@ async fn remember(State(book): State<Book>, request: Request, next: Next) -> Res
             all.pop_front();
         }
         all.push_back(seen);
+    }
+    let path = request.uri().path();
+    let is_plain = path != "/healthz" && !path.starts_with("/ws/");
+    if is_plain && book.faults.strikes() {
+        return http::StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     next.run(request).await
 }

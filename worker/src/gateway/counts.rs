@@ -78,6 +78,23 @@ pub fn append<'a>(
     }
 }
 
+/// Appends the state of breakers (service, instance, state).
+pub fn append_breakers<'a>(
+    text: &mut String,
+    breakers: impl Iterator<Item = (&'a str, &'a str, &'static str)>,
+) {
+    let help = "1 for the state each instance's breaker is in.";
+    let mut out = Out(text);
+    out.head("patchbay_gateway_breaker", "gauge", help);
+    for (service, instance, state) in breakers {
+        let (service, instance) = (escaped(service), escaped(instance));
+        let _ = writeln!(
+            out.0,
+            "patchbay_gateway_breaker{{service=\"{service}\",instance=\"{instance}\",state=\"{state}\"}} 1"
+        );
+    }
+}
+
 struct Out<'a>(&'a mut String);
 
 impl Out<'_> {

@@ -9,19 +9,25 @@ pub mod breaker;
 pub mod chain;
 pub mod config;
 pub mod counts;
+mod discover;
 pub mod plan;
 pub mod refusal;
 pub mod router;
 pub mod sticky;
+#[cfg(test)]
+pub(crate) mod trial;
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use patchbay_discovery::Catalog;
 
 use crate::stage::Head;
 use crate::upstream::{Prober, Upstream};
 use chain::Passage;
 use config::GatewayConfig;
+use discover::Watchers;
 use plan::{Ground, HashBy, LiveRoute, LiveService, Plan};
 use refusal::GatewayRefusal;
 use router::{Segments, bare_host};
@@ -33,12 +39,24 @@ pub struct Gateway {
     prober: Arc<Prober>,
     /// Signs sticky cookies where the operator has given no key.
     own_key: Vec<u8>,
+    wanted: Mutex<Wanted>,
+    watchers: Watchers,
 }
 
 #[derive(Debug)]
 struct AtWork {
     plan: Plan,
     timeout_status: u16,
+}
+
+/// What a plan is made from. Held locked while one is made, so that plans take their turns.
+#[derive(Debug)]
+struct Wanted {
+    config: GatewayConfig,
+    /// By engine.
+    found: BTreeMap<String, Catalog>,
+    /// What was complained of, so that it is said once.
+    complaints: BTreeSet<String>,
 }
 
 /// One request's way through the gateway.
@@ -84,27 +102,63 @@ impl Visit {
 
 impl Gateway {
     /// At work as configured; `prober` watches over the instances.
-    pub fn new(config: &GatewayConfig, prober: Arc<Prober>) -> Self {
+    pub fn new(config: &GatewayConfig, prober: Arc<Prober>) -> Arc<Self> {
         let own_key = uuid::Uuid::new_v4().into_bytes().to_vec();
-        let at_work = AtWork::build(config, &own_key, &prober, None);
-        Self {
+        let mut wanted = Wanted {
+            config: config.clone(),
+            found: BTreeMap::new(),
+            complaints: BTreeSet::new(),
+        };
+        let at_work = wanted.build(&own_key, &prober, None);
+        Arc::new(Self {
             at_work: ArcSwap::from_pointee(at_work),
             prober,
             own_key,
-        }
+            wanted: Mutex::new(wanted),
+            watchers: Watchers::default(),
+        })
     }
 
     /// Puts another configuration in force, for requests that begin from now on. Needs a runtime.
-    pub fn install(&self, config: &GatewayConfig) {
+    pub fn install(self: &Arc<Self>, config: &GatewayConfig) {
+        let mut wanted = self.lock();
+        wanted.config = config.clone();
+        for gone in self.watchers.watch(self, &config.sections.docker) {
+            wanted.found.remove(&gone);
+        }
+        self.rebuild(&mut wanted);
+    }
+
+    /// An engine's containers are these now.
+    fn found(&self, engine: &str, catalog: Catalog) {
+        let mut wanted = self.lock();
+        if !wanted.config.sections.docker.contains_key(engine) {
+            return;
+        }
+        wanted.found.insert(engine.to_owned(), catalog);
+        self.rebuild(&mut wanted);
+        let (routes, services) = self.size();
+        log::info!(
+            "docker {engine}: containers have changed: {routes} routes, {services} services"
+        );
+    }
+
+    fn rebuild(&self, wanted: &mut Wanted) {
         let before = self.at_work.load();
-        let next = AtWork::build(config, &self.own_key, &self.prober, Some(&before.plan));
+        let next = wanted.build(&self.own_key, &self.prober, Some(&before.plan));
         next.plan.start(&self.prober);
         self.at_work.store(Arc::new(next));
     }
 
+    fn lock(&self) -> MutexGuard<'_, Wanted> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Begins what goes on beside requests, on the current runtime.
-    pub fn start(&self) {
+    pub fn start(self: &Arc<Self>) {
+        let wanted = self.lock();
         self.at_work.load().plan.start(&self.prober);
+        self.watchers.watch(self, &wanted.config.sections.docker);
     }
 
     /// The route of a request.
@@ -131,6 +185,12 @@ impl Gateway {
         let routes = at_work.plan.routes().iter();
         let counted = routes.map(|route| (&*route.name, route.action.service(), &*route.counts));
         counts::append(text, counted);
+        let services = at_work.plan.services().values();
+        let breakers = services.flat_map(|service| {
+            let own = service.breakers();
+            own.map(|(instance, state)| (&*service.name, instance, state))
+        });
+        counts::append_breakers(text, breakers);
     }
 
     /// How many routes and services there are.
@@ -140,25 +200,36 @@ impl Gateway {
     }
 }
 
-impl AtWork {
-    /// The configuration was checked when it was read; what is flawed would be left out.
-    fn build(
-        config: &GatewayConfig,
-        own_key: &[u8],
-        prober: &Prober,
-        before: Option<&Plan>,
-    ) -> Self {
+impl Wanted {
+    /// The configuration was checked when it was read; what is flawed all the same is left out.
+    fn build(&mut self, own_key: &[u8], prober: &Prober, before: Option<&Plan>) -> AtWork {
+        let config = &self.config;
         let given = config.sections.sticky_secret.as_ref();
         let ground = Ground {
             rules: prober.settings(),
             sticky_key: given.map_or(own_key, |secret| secret.expose().as_bytes()),
             tls: config.tls.is_some(),
         };
-        let (plan, flaws) = Plan::build(&config.sections, &ground, before);
-        for (key, problem) in flaws {
-            log::error!("gateway.{key}: {problem}");
+        let mut complaints = BTreeSet::new();
+        let mut complain = |text: String| {
+            complaints.insert(text);
+        };
+        let mut sections = discover::merge(&config.sections, &self.found, &mut complain);
+        let plan = loop {
+            let (plan, flaws) = Plan::build(&sections, &ground, before);
+            if discover::yield_to(&mut sections, &flaws, &mut complain) {
+                continue;
+            }
+            for (key, problem) in flaws {
+                complain(format!("gateway.{key}: {problem}"));
+            }
+            break plan;
+        };
+        for complaint in complaints.difference(&self.complaints) {
+            log::error!("{complaint}");
         }
-        Self {
+        self.complaints = complaints;
+        AtWork {
             plan,
             timeout_status: config.timeout_status,
         }

@@ -120,6 +120,7 @@ async fn the_same_key_finds_the_same_upstream() {
         let ask = Ask {
             tried: &[],
             key: &key,
+            ..Ask::default()
         };
         port(&set.acquire(&ask).await.unwrap())
     };

@@ -34,7 +34,7 @@ impl Room {
             None => None,
         };
         Ok(Self {
-            gateway: Arc::new(Gateway::new(config, Arc::clone(prober))),
+            gateway: Gateway::new(config, Arc::clone(prober)),
             tls,
         })
     }

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use patchbay_common::client_ips::parse_network;
 use patchbay_common::config::{HostPort, Loader, Mistake, Strictness};
 
+use super::discover;
 use super::plan::{Ground, Plan};
 use crate::config::TlsFiles;
 use crate::tunnel;
@@ -54,6 +55,12 @@ impl GatewayConfig {
         let (_, mistakes) = Plan::build(&section, &ground, None);
         for (key, problem) in mistakes {
             loader.mistake(Mistake::new(format!("{SECTION}.{key}"), problem));
+        }
+        for (name, docker) in &section.docker {
+            if let Err(problem) = discover::docker(name, docker) {
+                let key = format!("{SECTION}.docker.{name}");
+                loader.mistake(Mistake::new(key, problem));
+            }
         }
         let usual = [USUAL_BIND.to_owned()];
         let binds = match section.bind.0.as_slice() {

@@ -1,7 +1,7 @@
 //! `[gateway]` as it stands in the file. Everything that is one of several has a name, so that a
 //! mistake, a log line and a metric can say which one is meant.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use patchbay_common::config::{Seconds, Secret};
@@ -22,6 +22,23 @@ pub(crate) struct Gateway {
     pub(crate) routes: BTreeMap<String, Route>,
     pub(crate) services: BTreeMap<String, Service>,
     pub(crate) middleware: BTreeMap<String, Middleware>,
+    pub(crate) docker: BTreeMap<String, Docker>,
+    /// Names of routes and services that discovery found.
+    #[serde(skip)]
+    pub(crate) found: BTreeSet<String>,
+}
+
+/// `[gateway.docker.NAME]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Docker {
+    pub(crate) endpoint: Option<String>,
+    pub(crate) network: Option<String>,
+    pub(crate) own_networks: Vec<String>,
+    pub(crate) published_on: Option<String>,
+    pub(crate) tls_ca: Option<PathBuf>,
+    pub(crate) tls_cert: Option<PathBuf>,
+    pub(crate) tls_key: Option<PathBuf>,
 }
 
 /// One text or a list of texts.

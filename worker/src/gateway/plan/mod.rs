@@ -45,7 +45,12 @@ impl Plan {
         let mut plan = Self::default();
         for (name, section) in &wanted.middleware {
             let known = before.and_then(|plan| plan.middleware.get(name));
-            let known = known.filter(|(settings, _)| settings == section);
+            // The same file may hold another key now.
+            let has_file = section
+                .jwt
+                .as_ref()
+                .is_some_and(|jwt| jwt.public_key.is_some());
+            let known = known.filter(|(settings, _)| settings == section && !has_file);
             let stage = match known {
                 Some((_, stage)) => Some(stage.clone()),
                 None => middleware::build(name, section, &mut flaws),
@@ -93,7 +98,10 @@ impl Plan {
             }
             Err(ties) => {
                 for tie in ties {
-                    flaws.push((format!("routes.{}", tie.first), tie.to_string()));
+                    // What was found gives way to what was written.
+                    let found = wanted.found.contains(&tie.second);
+                    let name = if found { &tie.second } else { &tie.first };
+                    flaws.push((format!("routes.{name}"), tie.to_string()));
                 }
             }
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use patchbay_common::config::HostPort;
 use patchbay_common::id::SessionId;
+use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::Flaw;
@@ -36,6 +37,8 @@ pub struct LiveService {
     pub sticky: Option<Sticky>,
     breakers: BTreeMap<String, Arc<CircuitBreaker>>,
     settings: sections::Service,
+    /// Digest of the key that signs sticky cookies.
+    sticky_key: [u8; 32],
 }
 
 /// What a client's requests have in common.
@@ -76,7 +79,10 @@ pub(super) fn build(
     known: Option<&Arc<LiveService>>,
     flaws: &mut Vec<Flaw>,
 ) -> Arc<LiveService> {
-    if let Some(same) = known.filter(|known| known.settings == *section) {
+    let sticky_key: [u8; 32] = Sha256::digest(ground.sticky_key).into();
+    if let Some(same) =
+        known.filter(|known| known.settings == *section && known.sticky_key == sticky_key)
+    {
         return Arc::clone(same);
     }
     let mut note = |key: &str, problem: String| {
@@ -157,6 +163,7 @@ pub(super) fn build(
         sticky,
         breakers,
         settings: section.clone(),
+        sticky_key,
     })
 }
 

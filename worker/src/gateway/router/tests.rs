@@ -1,23 +1,5 @@
-use std::net::SocketAddr;
-
 use super::{Conditions, HeaderCondition, HostPattern, PathPattern, Router, Rule, Segments};
-use crate::stage::{Head, HeaderLookup};
-
-struct Headers(Vec<(&'static str, &'static str)>);
-
-impl HeaderLookup for Headers {
-    fn get(&self, name: &str) -> Option<&[u8]> {
-        let mut all = self.0.iter();
-        all.find(|(one, _)| *one == name)
-            .map(|(_, value)| value.as_bytes())
-    }
-
-    fn each<'a>(&'a self, name: &str, visit: &mut dyn FnMut(&'a [u8])) {
-        for (_, value) in self.0.iter().filter(|(one, _)| *one == name) {
-            visit(value.as_bytes());
-        }
-    }
-}
+use crate::gateway::trial::{Headers, head};
 
 fn rule(name: &str, host: &str, path: &str) -> Rule {
     let path = match path.strip_suffix("/**") {
@@ -65,18 +47,8 @@ impl Table {
             .map_or((rest, "/".into()), |(host, path)| {
                 (host, format!("/{path}"))
             });
-        let headers = Headers(headers);
-        let here: SocketAddr = "127.0.0.1:80".parse().unwrap();
-        let head = Head {
-            method,
-            target: &path,
-            authority: None,
-            is_http11: true,
-            headers: &headers,
-            peer: here,
-            local: here,
-            tls: false,
-        };
+        let headers = Headers::of(&headers);
+        let head = head(method, &path, &headers);
         let Ok(segments) = Segments::of(&path) else {
             return "refused";
         };
