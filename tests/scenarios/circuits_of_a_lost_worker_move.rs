@@ -4,9 +4,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use patchbay_tests::browser::Browser;
 use patchbay_tests::eventually::eventually;
 use patchbay_tests::rig::{Door, Parts, Rig};
-use patchbay_tests::worker::{Frontend, Plan, Worker};
+use patchbay_tests::worker::{DOMAIN, Frontend, Plan, Worker};
 use reqwest::Url;
 use serde_json::Value;
 
@@ -146,10 +147,11 @@ async fn a_killed_node_is_no_phantom() -> Result<()> {
         Ok(())
     })
     .await?;
-    rig.open("jupyter")
-        .await?
-        .get("/hello")
-        .await?
-        .expect(200)?;
-    Ok(())
+    // The setup link leads to the node that registered last; what needs no permit needs no link.
+    let order = rig.order("jupyter").with("open_to_public", true);
+    let opened = rig.opener.open(&order.with("subdomain", "notes")).await?;
+    let port = rig.worker.slots.first();
+    let url = format!("http://notes{DOMAIN}:{port}/hello");
+    Browser::new()?.get(&url).await?.expect(200)?;
+    rig.opener.close(opened.circuit).await
 }

@@ -8,7 +8,6 @@ use patchbay_common::request_id::HEADER;
 use patchbay_tests::browser::{Answer, Browser};
 use patchbay_tests::eventually::eventually;
 use patchbay_tests::opener::Order;
-use patchbay_tests::ports::Ports;
 use patchbay_tests::raw::{Connection, OneShotApp};
 use patchbay_tests::rig::{Parts, Rig};
 use patchbay_tests::secrets;
@@ -111,9 +110,16 @@ async fn of_a_missing_permit() -> Result<()> {
 #[tokio::test]
 async fn of_an_app_that_refuses_and_then_counts_as_gone() -> Result<()> {
     let rig = Rig::start(Parts::embedded()).await?;
-    let nobody = Ports::reserve(1)?;
-    let kernel = ([127, 0, 0, 1], nobody.first()).into();
-    let door = rig.open_order(&Order::http("jupyter", kernel)).await?;
+    let app = OneShotApp::start(|mut app: Connection| async move {
+        app.read_head().await?;
+        app.write("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+            .await
+    })
+    .await?;
+    let door = rig.open_order(&Order::http("jupyter", app.address)).await?;
+    // It has been there: one that never was is still starting.
+    door.get("/").await?.expect(204)?;
+    app.outcome().await?;
     let (kind, code) = (
         "appproxy/container-connection-refused",
         "kernel_access_unreachable",

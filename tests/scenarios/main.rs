@@ -4,10 +4,14 @@
 //! One binary, so that it is linked once; a module per subject.
 
 mod a_python_coordinator_is_served;
+mod a_session_is_mapped_to_a_route;
+mod a_successor_takes_over;
+mod an_app_that_starts_late;
 mod an_opening_is_routable_when_answered;
 mod an_operator_asks_from_a_shell;
 mod bodies_stream_both_ways;
 mod circuits_of_a_lost_worker_move;
+mod coordinator_load;
 mod errors_for_people_and_programs;
 mod gateway_asks_who_is_there;
 mod gateway_balances;
@@ -25,8 +29,10 @@ mod request_id_is_carried;
 mod sigterm_during_a_download_loses_nothing;
 mod slots_are_never_given_twice;
 mod strangers_are_refused;
+mod survive_a_coordinator_killed_in_a_loop;
 mod survive_coordinator_death;
 mod survive_database_cut;
+mod survive_postgres_restart;
 mod survive_redis_outage;
 mod survive_worker_restart;
 mod tunnels_ask_visitors;
@@ -34,6 +40,8 @@ mod tunnels_by_long_polling;
 mod tunnels_carry_everything;
 mod tunnels_survive;
 mod websocket_through_a_circuit;
+mod what_a_client_may_cost;
+mod what_became_of_a_request;
 mod without_redis_the_stream_carries_events;
 
 /// Writes a measured figure past the test runner, which keeps what scenarios print to itself.

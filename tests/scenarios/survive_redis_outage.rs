@@ -102,3 +102,22 @@ async fn both_programs_start_while_redis_is_down() -> Result<()> {
     rig.redis()?.restart().await?;
     rig.changes_take_effect("after Redis came at last").await
 }
+
+#[tokio::test]
+async fn a_coordinator_and_a_worker_start_while_it_is_down() -> Result<()> {
+    let mut rig = Rig::start(Parts::servers()).await?;
+    let door = rig.open("before").await?;
+    rig.worker.program.kill().await?;
+    rig.coordinator.program.kill().await?;
+    rig.redis()?.stop().await?;
+    rig.coordinator.start_again().await?;
+    rig.worker.start_again().await?;
+    door.get("/hello").await?.expect(200)?;
+    rig.changes_take_effect("without Redis since the start")
+        .await?;
+    rig.redis()?.restart().await?;
+    // Both take the bus up again, and nothing is told twice or lost.
+    rig.changes_take_effect("after Redis came").await?;
+    door.get("/hello").await?.expect(200)?;
+    Ok(())
+}

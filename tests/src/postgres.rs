@@ -37,6 +37,10 @@ impl Database {
     /// If there is no PostgreSQL here.
     pub async fn create() -> anyhow::Result<Self> {
         let (host, port) = server().await?;
+        Self::create_on(host, port).await
+    }
+
+    async fn create_on(host: String, port: u16) -> anyhow::Result<Self> {
         let database = Self {
             host,
             port,
@@ -78,6 +82,76 @@ async fn connect(host: &str, port: u16, name: &str) -> anyhow::Result<Client> {
     Ok(client)
 }
 
+/// A server of one scenario alone, which may stop it.
+#[derive(Debug)]
+pub struct PrivateServer {
+    child: Option<Child>,
+    programs: PathBuf,
+    ports: Ports,
+    folder: tempfile::TempDir,
+}
+
+impl PrivateServer {
+    /// Starts one and waits until it answers.
+    ///
+    /// # Errors
+    /// If there is no PostgreSQL here.
+    pub async fn start() -> anyhow::Result<Self> {
+        let mut server = Self {
+            child: None,
+            programs: programs()?,
+            ports: Ports::reserve(1)?,
+            folder: tempfile::tempdir()?,
+        };
+        initialize(&server.programs, server.folder.path()).await?;
+        server.start_again().await?;
+        Ok(server)
+    }
+
+    /// A fresh, empty database.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub async fn database(&self) -> anyhow::Result<Database> {
+        Database::create_on("127.0.0.1".into(), self.ports.first()).await
+    }
+
+    /// Ends it as a restart of its service does: every session is cut.
+    ///
+    /// # Errors
+    /// If it does not end.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        let mut child = self.child.take().context("the server does not run")?;
+        let pid = child.id().context("the server has ended")?;
+        let mut kill = Command::new("/bin/sh");
+        kill.args(["-c", "kill -s INT \"$1\"", "kill", &pid.to_string()]);
+        ensure!(status(&mut kill).await?, "the server cannot be signalled");
+        child.wait().await?;
+        Ok(())
+    }
+
+    /// Starts it with what it held.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub async fn start_again(&mut self) -> anyhow::Result<()> {
+        let port = self.ports.first();
+        let mut server = as_postgres(&self.programs.join("postgres"))?;
+        server.arg("-D").arg(self.folder.path().join("data"));
+        server.arg("-k").arg(self.folder.path());
+        server.args(["-p", &port.to_string()]);
+        server.args(["-c", "listen_addresses=127.0.0.1"]);
+        server.stdin(Stdio::null()).stdout(Stdio::null());
+        server.stderr(Stdio::null()).kill_on_drop(true);
+        self.child = Some(server.spawn()?);
+        eventually("PostgreSQL answers", Duration::from_secs(20), async || {
+            connect("127.0.0.1", port, "postgres").await
+        })
+        .await
+        .map(drop)
+    }
+}
+
 async fn server() -> anyhow::Result<(String, u16)> {
     if let Ok(address) = std::env::var(VARIABLE) {
         let (host, port) = address.rsplit_once(':').context("host:port is expected")?;
@@ -105,18 +179,7 @@ impl Server {
             .prefix("patchbay-scenario-postgres-")
             .tempdir()?
             .keep();
-        let data = folder.join("data");
-        if is_root()? {
-            let mut chown = Command::new("chown");
-            let given = status(chown.arg("postgres").arg(&folder)).await?;
-            ensure!(given, "there is no user postgres to run as");
-        }
-        let mut initdb = as_postgres(&programs.join("initdb"))?;
-        initdb.args(["-U", "postgres", "-A", "trust", "--no-sync", "-D"]);
-        ensure!(
-            status(initdb.arg(&data).stdout(Stdio::null())).await?,
-            "initdb fails"
-        );
+        let data = initialize(&programs, &folder).await?;
 
         let server = as_postgres(&programs.join("postgres"))?;
         let mut keeper = Command::new("/bin/sh");
@@ -140,6 +203,23 @@ impl Server {
             _keeper: keeper,
         })
     }
+}
+
+/// Makes a server's data in this folder; answers with its own folder there.
+async fn initialize(programs: &Path, folder: &Path) -> anyhow::Result<PathBuf> {
+    let data = folder.join("data");
+    if is_root()? {
+        let mut chown = Command::new("chown");
+        let given = status(chown.arg("postgres").arg(folder)).await?;
+        ensure!(given, "there is no user postgres to run as");
+    }
+    let mut initdb = as_postgres(&programs.join("initdb"))?;
+    initdb.args(["-U", "postgres", "-A", "trust", "--no-sync", "-D"]);
+    ensure!(
+        status(initdb.arg(&data).stdout(Stdio::null())).await?,
+        "initdb fails"
+    );
+    Ok(data)
 }
 
 /// The folder of the server's programs.

@@ -26,7 +26,7 @@ pub enum Signal {
     Kill,
     /// SIGSTOP: frozen, sockets open.
     Stop,
-    /// SIGHUP: reads its configuration anew.
+    /// SIGHUP: reads anew what can be read anew.
     Hangup,
     /// SIGCONT: goes on after [`Signal::Stop`].
     Continue,
@@ -62,6 +62,18 @@ impl Program {
             name: name.to_owned(),
             binary,
             arguments,
+            log,
+            child: None,
+        }
+    }
+
+    /// The same program, to be started beside this one, with a log of its own.
+    #[must_use]
+    pub fn sibling(&self, log: PathBuf) -> Self {
+        Self {
+            name: self.name.clone(),
+            binary: self.binary.clone(),
+            arguments: self.arguments.clone(),
             log,
             child: None,
         }

@@ -122,13 +122,31 @@ impl Rig {
     /// # Errors
     /// If a part does not come up.
     pub async fn start(parts: Parts) -> anyhow::Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let (store, redis) = if parts.servers {
+        if parts.servers {
             let database = Database::create().await?;
-            (Store::Postgres(database), Some(RedisServer::start().await?))
-        } else {
-            (Store::Sqlite(folder.path().join("patchbay.db")), None)
-        };
+            return Self::start_in(parts, database).await;
+        }
+        let folder = tempfile::tempdir()?;
+        let store = Store::Sqlite(folder.path().join("patchbay.db"));
+        Self::start_on(parts, folder, store, None).await
+    }
+
+    /// Starts everything on this database, with a Redis of its own.
+    ///
+    /// # Errors
+    /// If a part does not come up.
+    pub async fn start_in(parts: Parts, database: Database) -> anyhow::Result<Self> {
+        let redis = Some(RedisServer::start().await?);
+        let store = Store::Postgres(database);
+        Self::start_on(parts, tempfile::tempdir()?, store, redis).await
+    }
+
+    async fn start_on(
+        parts: Parts,
+        folder: TempDir,
+        store: Store,
+        redis: Option<RedisServer>,
+    ) -> anyhow::Result<Self> {
         let section = redis.as_ref().map(RedisServer::section).unwrap_or_default();
         let sections = &parts.coordinator;
         let coordinator =

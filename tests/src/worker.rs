@@ -93,6 +93,7 @@ pub struct Worker {
     pub slots: Ports,
     api: Ports,
     client: reqwest::Client,
+    heirs: usize,
 }
 
 impl Worker {
@@ -118,6 +119,7 @@ impl Worker {
             slots,
             api,
             client: crate::browser::client()?,
+            heirs: 0,
         };
         worker.start_again().await?;
         Ok(worker)
@@ -130,6 +132,28 @@ impl Worker {
     pub async fn start_again(&mut self) -> anyhow::Result<()> {
         let url = format!("{}/health/readyz", self.url());
         self.program.start_and_answer(&self.client, &url).await
+    }
+
+    /// A second process of the same configuration, not started yet.
+    ///
+    /// # Errors
+    /// If its log has no place.
+    pub fn heir(&mut self) -> Program {
+        self.heirs += 1;
+        let log = self.config.with_extension(format!("{}.log", self.heirs));
+        self.program.sibling(log)
+    }
+
+    /// Has a new process take over; answers with the old one, which may still serve.
+    ///
+    /// # Errors
+    /// If it does not take over.
+    pub async fn hand_over(&mut self) -> anyhow::Result<Program> {
+        let mut heir = self.heir();
+        heir.start()?;
+        heir.logged(&["the listening sockets are taken over"])
+            .await?;
+        Ok(std::mem::replace(&mut self.program, heir))
     }
 
     /// Port of its API.

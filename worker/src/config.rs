@@ -15,12 +15,13 @@ use patchbay_common::permit::PermitKey;
 use patchbay_common::token::TokenKey;
 use patchbay_common::worker::AppFilter;
 
+mod limits;
 mod sections;
 mod upstreams;
 
-use crate::gateway::config::{self as gateway, GatewayConfig};
-use crate::tunnel;
+use crate::gateway::config::GatewayConfig;
 
+pub use limits::Limits;
 pub use sections::{Cors, Permit, Server, Sync, Timeouts};
 use sections::{PortProxy, ProxyWorker, WildcardDomain};
 
@@ -99,7 +100,9 @@ pub struct Config {
     /// `[gateway]`; also there where `[tunnels]` alone is.
     pub gateway: Option<GatewayConfig>,
     /// `[tunnels]`.
-    pub tunnels: Option<tunnel::Settings>,
+    pub tunnels: Option<crate::tunnel::Settings>,
+    /// `[limits]`.
+    pub limits: Limits,
     /// `[upstreams]`.
     pub upstreams: crate::upstream::Settings,
 }
@@ -198,9 +201,9 @@ impl Config {
         let l = &mut loader;
         let logging: Logging = l.section("logging", Strictness::Theirs);
         logging.install(args, l);
-        let has_circuits = l.has(WORKER) || !(l.has(gateway::SECTION) || l.has(tunnel::SECTION));
+        let has_circuits = l.has(WORKER) || !GatewayConfig::is_in(l);
         let gateway = GatewayConfig::read(l);
-        let tunnels = tunnel::Settings::read(l, |name| std::env::var(name).ok());
+        let tunnels = crate::tunnel::Settings::read(l, |name| std::env::var(name).ok());
         let mut worker: ProxyWorker = l.section(WORKER, Strictness::Theirs);
         if let Some(gateway) = gateway.as_ref().filter(|_| !has_circuits) {
             worker = ProxyWorker::absent(gateway.admin_bind);
@@ -258,6 +261,7 @@ impl Config {
             gateway,
             tunnels,
             file: file.map(Path::to_owned),
+            limits: l.section::<Limits>("limits", Strictness::Ours).check(l),
             upstreams: l
                 .section::<upstreams::Upstreams>("upstreams", Strictness::Ours)
                 .settings(l),

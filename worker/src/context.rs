@@ -44,6 +44,12 @@ pub struct Context {
     pub picked: Option<Picked>,
     /// Where sending it failed.
     pub tried: Vec<Arc<Upstream>>,
+    /// Most bytes its body may have; 0 means no limit.
+    pub body_limit: u64,
+    /// Bytes of it that have come, where there is a limit.
+    pub body_received: u64,
+    /// What went wrong there, one for each.
+    pub faults: Vec<&'static str>,
     /// Why it was not carried.
     pub refusal: Option<Refusal>,
     /// What became of a connection that was taken out of the proxy's hands.
@@ -108,6 +114,9 @@ impl Context {
             forward_target: None,
             picked: None,
             tried: Vec::new(),
+            faults: Vec::new(),
+            body_limit: 0,
+            body_received: 0,
             refusal: None,
             spliced: None,
             first_byte: None,

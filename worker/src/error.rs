@@ -1,7 +1,9 @@
 //! What a client is told when a request cannot be carried: the only file that knows statuses,
 //! types and texts (contract/rest-coordinator.md §4, contract/data-plane.md §2–7).
 
+mod admin;
 mod gateway;
+mod tunnel;
 
 use std::fmt::Write as _;
 
@@ -9,13 +11,9 @@ use patchbay_common::request_id::RequestId;
 use patchbay_common::token::TokenError;
 use serde_json::json;
 
-use crate::admin::ApiError;
 use crate::gateway::refusal::GatewayRefusal;
-use crate::setup::SetupError;
 use crate::tunnel::TunnelError;
 use crate::upstream::Unavailable;
-
-mod tunnel;
 
 /// Why a request is not carried.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +78,15 @@ pub enum Refusal {
     /// The circuit was closed while the request was under way.
     #[error("The app was closed")]
     CircuitClosed,
+    /// The head has too many fields or bytes.
+    #[error("The request's header fields are too many or too long")]
+    HeadTooLarge,
+    /// The body is longer than the app's circuits take.
+    #[error("The request's body is longer than {0} bytes")]
+    BodyTooLarge(u64),
+    /// The client has as many connections as it may.
+    #[error("Too many connections from your address")]
+    AddressBusy,
     /// The worker carries as many connections as it may.
     #[error("The worker is at its limit of connections")]
     Busy,
@@ -202,6 +209,24 @@ const UNAVAILABLE: Kind = (
     "Service unavailable.",
     "agent_generic_unavailable",
 );
+const HEAD_TOO_LARGE: Kind = (
+    431,
+    "request-header-fields-too-large",
+    "Request header fields too large.",
+    "agent_request_bad-request",
+);
+const BODY_TOO_LARGE: Kind = (
+    413,
+    "content-too-large",
+    "Request body too large.",
+    "agent_request_bad-request",
+);
+const TOO_MANY: Kind = (
+    429,
+    "too-many-requests",
+    "Too many connections.",
+    "agent_generic_unavailable",
+);
 const INTERNAL: Kind = (
     500,
     "internal-server-error",
@@ -235,6 +260,9 @@ impl From<&Refusal> for Problem {
             | R::TunnelBusy
             | R::QueueFull
             | R::QueueTimeout => UNAVAILABLE,
+            R::HeadTooLarge => HEAD_TOO_LARGE,
+            R::BodyTooLarge(_) => BODY_TOO_LARGE,
+            R::AddressBusy => TOO_MANY,
             R::Internal => INTERNAL,
             R::Gateway(refusal) => gateway::kind(refusal),
         };
@@ -246,75 +274,8 @@ impl From<&Refusal> for Problem {
             msg: refusal.to_string(),
             retry_after: match refusal {
                 R::Gateway(GatewayRefusal::TooMany { retry_after }) => Some(*retry_after),
-                _ => (status == 503).then_some(2),
+                _ => matches!(status, 429 | 503).then_some(2),
             },
-            request_id: None,
-        }
-    }
-}
-
-impl From<&ApiError> for Problem {
-    fn from(error: &ApiError) -> Self {
-        let (status, kind, title, error_code) = match error {
-            ApiError::NoRoute => (
-                404,
-                "url-not-found",
-                "Unknown URL path.",
-                "agent_request_not-found",
-            ),
-            ApiError::Method(_) => (
-                405,
-                "method-not-allowed",
-                "HTTP Method Not Allowed.",
-                "agent_request_bad-request",
-            ),
-            ApiError::Forbidden => (
-                403,
-                "generic-forbidden",
-                "Forbidden operation.",
-                "agent_access_forbidden",
-            ),
-            ApiError::Preflight => (
-                400,
-                "generic-bad-request",
-                "Bad request.",
-                "agent_request_bad-request",
-            ),
-            ApiError::Body
-            | ApiError::Setup(SetupError::NoToken | SetupError::Inference | SetupError::Protocol) => {
-                (
-                    400,
-                    "invalid-api-params",
-                    "Missing or invalid API parameters.",
-                    "agent_request_invalid-parameters",
-                )
-            }
-            ApiError::Setup(SetupError::Token(_)) => (
-                401,
-                "invalid-credentials",
-                "Authentication credentials not valid.",
-                "agent_auth_unauthorized",
-            ),
-            ApiError::Setup(SetupError::NoCircuit) => (
-                404,
-                "object-not-found",
-                "E00002: No such worker:circuit.",
-                "agent_read_not-found",
-            ),
-            ApiError::Setup(SetupError::Coordinator(_)) => (
-                502,
-                "appproxy/coordinator-connection-error",
-                "E20014: Failed to communicate with coordinator.",
-                "agent_access_unreachable",
-            ),
-        };
-        Self {
-            status,
-            kind,
-            title,
-            error_code,
-            msg: error.to_string(),
-            retry_after: (status == 503).then_some(2),
             request_id: None,
         }
     }
@@ -328,6 +289,35 @@ impl Problem {
         } else {
             ("application/problem+json; charset=utf-8", self.json())
         }
+    }
+
+    /// The page for a person whose app is still starting: it asks again by itself, and shows the
+    /// app as soon as that answers.
+    pub fn waiting_page(request_id: &RequestId) -> String {
+        format!(
+            "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
+             <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
+             <noscript><meta http-equiv=\"refresh\" content=\"3\"></noscript>\
+             <title>The app is starting</title><style>{STYLE}</style></head><body><main>\
+             <h1>The app is starting</h1><p>It does not answer yet. This page shows it as soon as \
+             it does; there is nothing you need to do.</p>\
+             <p class=\"id\">Request id <code>{id}</code></p></main><script>{RELOAD}</script>\
+             </body></html>",
+            id = escape(request_id.as_str()),
+        )
+    }
+
+    /// The whole answer as bytes of HTTP/1.1, for a connection that is closed after it.
+    pub fn farewell(&self) -> String {
+        let body = self.json();
+        format!(
+            "HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json; charset=utf-8\r\n\
+             Content-Length: {length}\r\nRetry-After: {again}\r\nConnection: close\r\n\r\n{body}",
+            status = self.status,
+            title = self.title.trim_end_matches('.'),
+            length = body.len(),
+            again = self.retry_after.unwrap_or(2),
+        )
     }
 
     fn json(&self) -> String {
@@ -382,8 +372,13 @@ place-items:center;background:#f6f7f9;color:#1c2430}main{max-width:34rem;padding
 .id{color:#6b7588;font-size:.85rem}code{user-select:all}\
 @media(prefers-color-scheme:dark){body{background:#14181f;color:#e6e9ef}}";
 
+/// Asks until something other than a gateway's error comes back, then shows it.
+const RELOAD: &str = "(async()=>{for(;;){await new Promise(r=>setTimeout(r,1000));try{\
+const a=await fetch(location.href,{method:\"HEAD\",cache:\"no-store\"});\
+if(![502,503,504].includes(a.status)){location.reload();return}}catch(e){}}})()";
+
 /// Whether a person looks at the answer: `Accept` names `text/html` and does not name JSON.
-fn wants_page(accept: Option<&[u8]>) -> bool {
+pub fn wants_page(accept: Option<&[u8]>) -> bool {
     let names = |wanted: &str| {
         accept
             .unwrap_or_default()

@@ -6,6 +6,7 @@ pub mod conduct;
 pub mod config;
 pub mod context;
 pub mod error;
+pub mod explain;
 pub mod frontend;
 pub mod gateway;
 pub mod handover;

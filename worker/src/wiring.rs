@@ -37,6 +37,7 @@ use crate::admin::Admin;
 use crate::conduct::{Conduct, Entrance};
 use crate::config::{Config, Frontend};
 use crate::context::MAX_ATTEMPTS;
+use crate::explain::Explain;
 use crate::frontend::{
     Acceptor, Carry, ConnectionGate, HttpCarrier, ListenError, LiveTls, PortRange, TcpCarrier,
     bind, load_tls, reload_tls,
@@ -106,11 +107,15 @@ pub fn run(config: Config, source: Source) -> anyhow::Result<()> {
         table: Arc::new(Table::watched(Arc::clone(&prober))),
         drain: Drain::new(),
         prober,
-        gate: Arc::new(ConnectionGate::new(config.server.max_connections)),
+        gate: Arc::new(ConnectionGate::per_address(
+            config.server.max_connections,
+            config.limits.connections_per_address,
+        )),
         access_log: Arc::new(
             AccessLog::start(config.server.access_log, format)
                 .context("the access log cannot be started")?,
         ),
+        explain: Arc::new(Explain::new(config.server.explain_requests)),
         link: watch::channel(None).0,
         gateway,
         tunnels,
@@ -157,6 +162,7 @@ struct Rooms {
     prober: Arc<Prober>,
     gate: Arc<ConnectionGate>,
     access_log: Arc<AccessLog>,
+    explain: Arc<Explain>,
     /// The line to the coordinator, once it is up.
     link: watch::Sender<Option<Arc<Link>>>,
     /// The gateway, if there is one.
@@ -371,6 +377,7 @@ impl BackgroundService for Traffic {
             setup,
             Arc::clone(&link),
             Arc::clone(&metrics),
+            Arc::clone(&rooms.explain),
         ));
         let gate = Arc::new(ConnectionGate::new(API_CONNECTIONS));
         let api = self.acceptor(self.carrier(admin), &gate);
@@ -461,10 +468,7 @@ impl Traffic {
             }
             _ => Stages::new(&rooms.config, table),
         };
-        let tunnels = match &entrance {
-            Entrance::Gateway(_) => self.calls(),
-            Entrance::Circuits => None,
-        };
+        let tunnels = self.calls(&entrance);
         Arc::new(Conduct {
             entrance,
             stages,
@@ -475,6 +479,8 @@ impl Traffic {
             access_log: Arc::clone(&rooms.access_log),
             drain: rooms.drain.clone(),
             tunnels,
+            explain: Arc::clone(&rooms.explain),
+            limits: rooms.config.limits.clone(),
         })
     }
 

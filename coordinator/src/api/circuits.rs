@@ -43,24 +43,27 @@ pub(crate) async fn read(
     };
     let circuit = app.store.circuit(id(&segment, "circuit")?).await?;
     let circuit = circuit.ok_or(ApiError::NoSuch("circuit"))?;
+    let mut shown = shown(&app, circuit).await?;
+    if health {
+        shown.health = Some(route_health::of(&app, &shown.circuit).await?);
+    }
+    Ok(Answer(shown).into_response())
+}
+
+async fn shown(app: &App, circuit: Circuit) -> Result<Shown, ApiError> {
     let worker = app.store.worker(circuit.worker).await?;
     let available = worker.is_some_and(|worker| worker.status == WorkerStatus::Alive);
-    let health = match health {
-        true => Some(route_health::of(&app, &circuit).await?),
-        false => None,
-    };
-    let shown = Shown {
+    Ok(Shown {
         circuit,
         available,
-        health,
-    };
-    Ok(Answer(shown).into_response())
+        health: None,
+    })
 }
 
 #[derive(Serialize)]
 struct Statistics {
     #[serde(flatten)]
-    circuit: Circuit,
+    circuit: Shown,
     requests: u64,
     last_access: i64,
     ttl: Option<u64>,
@@ -76,7 +79,7 @@ pub(crate) async fn statistics(
     let circuit = circuit.ok_or(ApiError::NoSuch("circuit"))?;
     let usage = app.marks.of(&circuit, timestamp::now()).await;
     Ok(Answer(Statistics {
-        circuit,
+        circuit: shown(&app, circuit).await?,
         requests: usage.requests,
         last_access: usage.last_access,
         ttl: usage.ttl,

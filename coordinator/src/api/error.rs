@@ -54,6 +54,14 @@ pub(crate) enum ApiError {
     /// No such circuit, worker, token.
     #[error("no such {0}")]
     NoSuch(&'static str),
+    /// Something else is there already.
+    #[error("{msg}")]
+    Conflict {
+        /// What.
+        msg: &'static str,
+        /// Who holds it, and what they hold.
+        data: Value,
+    },
     /// A bound of this program is reached.
     #[error("{0}")]
     Busy(&'static str),
@@ -267,6 +275,14 @@ impl From<&ApiError> for Problem {
             )
             .msg(error),
             ApiError::NoSuch(noun) => no_such(noun),
+            ApiError::Conflict { msg, data } => Self::new(
+                StatusCode::CONFLICT,
+                "appproxy/conflict",
+                "Already taken.",
+                "agent_setup_already-exists",
+            )
+            .msg(msg)
+            .data(data.clone()),
             ApiError::Busy(msg) => unavailable().msg(msg),
             ApiError::Open(error) => opening(error),
             ApiError::Endpoint(error) => endpoints(error),
@@ -287,6 +303,9 @@ fn opening(error: &OpenError) -> Problem {
     match error {
         OpenError::NoWorker => no_worker(),
         OpenError::PortTaken { port } => port_taken().data(json!({"port": port})),
+        OpenError::SubdomainTaken { subdomain } => {
+            port_taken().data(json!({"subdomain": subdomain}))
+        }
         OpenError::NoSuchToken => no_such("token"),
         OpenError::SessionMismatch => Problem::from(&ApiError::SessionMismatch),
         OpenError::NotAcknowledged { worker } => not_responding(worker),

@@ -16,7 +16,7 @@ use super::error::ApiError;
 use super::json::Answer;
 use super::params::{self, Fields, Misfit, Params};
 use super::{App, accept, cors, view, workers};
-use crate::circuits::Opening;
+use crate::circuits::{Opening, Source};
 use crate::store::{Actor, Cause, Opened, Reason, SessionToken};
 
 /// `POST /v2/conf`: a token to open a session's apps with.
@@ -42,8 +42,9 @@ pub(crate) async fn auth(
 ) -> Result<Response, ApiError> {
     let asked = asked(&params)?;
     let (token, session) = credential(&params)?;
-    let opened = app.opener.open(opening(&asked, token, session)).await?;
-    let url = setup_url(&app, token, &asked.redirect, &opened)?;
+    let opening = opening(&asked, token, session, Actor::Session);
+    let opened = app.opener.open(opening).await?;
+    let url = setup_url(&app, Some(token), &asked.redirect, &opened)?;
     lead(&headers, &asked, &opened, &url)
 }
 
@@ -66,11 +67,9 @@ pub(crate) async fn auth_or_open(
     let asked = asked(&params)?;
     let token = session_token(&params)?;
     app.store.add_token(&token).await?;
-    let opened = app
-        .opener
-        .open(opening(&asked, token.id, token.session_id))
-        .await?;
-    let url = setup_url(&app, token.id, &asked.redirect, &opened)?;
+    let opening = opening(&asked, token.id, token.session_id, Actor::Manager);
+    let opened = app.opener.open(opening).await?;
+    let url = setup_url(&app, Some(token.id), &asked.redirect, &opened)?;
     Ok(Answer(json!({
         "redirect_url": url,
         "reuse": reuse(&asked, &opened),
@@ -184,7 +183,7 @@ fn asked(params: &Params) -> Result<Asked, ApiError> {
 
 /// Networks as clients list them. One that cannot be read is refused here, where someone sees it:
 /// at the worker it would admit nobody.
-fn networks(value: &Value) -> Result<Option<String>, Misfit> {
+pub(crate) fn networks(value: &Value) -> Result<Option<String>, Misfit> {
     let text = params::text(value)?;
     if text.trim().is_empty() {
         return Ok(None);
@@ -209,10 +208,11 @@ fn credential(params: &Params) -> Result<(TokenId, SessionId), ApiError> {
     token.zip(session).ok_or_else(|| fields.incomplete())
 }
 
-fn opening(asked: &Asked, token: TokenId, session: SessionId) -> Opening {
+fn opening(asked: &Asked, token: TokenId, session: SessionId, by: Actor) -> Opening {
     Opening {
-        token,
+        source: Source::Token(token),
         session,
+        by,
         app: asked.app.clone(),
         protocol: asked.protocol,
         envs: asked.envs.clone(),
@@ -278,14 +278,14 @@ fn nullable<T>(
 }
 
 /// Where the opener's browser goes: the worker's handshake, with a token for this circuit.
-fn setup_url(
+pub(crate) fn setup_url(
     app: &App,
-    token: TokenId,
+    token: Option<TokenId>,
     redirect: &str,
     opened: &Opened,
 ) -> Result<String, ApiError> {
     let claims = SetupClaims {
-        id: Some(token),
+        id: token,
         version: Some("v2".into()),
         redirect: Some(redirect.to_owned()),
         circuit: opened.circuit.id,

@@ -8,8 +8,8 @@ use http::Method;
 use super::endpoints::{bulk, single};
 use super::error::ApiError;
 use super::{
-    App, audit, circuits, cors, edge, events, health, metrics, openapi, proxy, route_health, slots,
-    workers,
+    App, audit, circuits, cors, edge, events, fleet, health, mappings, metrics, openapi, proxy,
+    route_health, slots, workers,
 };
 
 /// The whole API.
@@ -73,6 +73,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/api/slots", shared(get(slots::list_v1)))
         .route("/v1/api/circuit/{id}", shared(delete(circuits::close)))
         .merge(endpoints())
+        .merge(own())
         .method_not_allowed_fallback(no_method)
         .fallback(no_route)
         .layer(from_fn(edge::note_route))
@@ -107,6 +108,30 @@ fn endpoints() -> Router<App> {
             shared(put(single::set_health_check)),
         )
         .route("/v2/endpoints/{id}/token", shared(post(single::token)))
+}
+
+/// Workers and circuits by the names of the coordinator's own document.
+fn own() -> Router<App> {
+    Router::new()
+        .route("/workers", shared(get(fleet::list)))
+        .route("/workers/register", shared(post(fleet::register)))
+        .route("/workers/{id}", shared(delete(fleet::leave)))
+        .route(
+            "/routes",
+            shared(
+                post(mappings::create)
+                    .get(mappings::list)
+                    .delete(mappings::end_session),
+            ),
+        )
+        .route(
+            "/routes/{id}",
+            shared(
+                get(mappings::read)
+                    .put(mappings::update)
+                    .delete(mappings::remove),
+            ),
+        )
 }
 
 /// A path that pages of other origins may call.

@@ -1,17 +1,20 @@
 //! `/api/worker*` (contract/rest-coordinator.md §7, worker routes).
 
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream;
 use http::HeaderMap;
+use http::header::CONTENT_TYPE;
 use patchbay_common::circuit::{AppMode, Circuit};
 use patchbay_common::id::WorkerId;
 use patchbay_common::worker::{AppFilter, Registration, Worker};
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::auth::Authorized;
 use super::error::ApiError;
-use super::json::Answer;
+use super::json::{Answer, CONTENT_TYPE_JSON, to_vec};
 use super::params::{self, Fields, Misfit, Params};
 use super::{App, view};
 
@@ -99,13 +102,10 @@ pub(crate) async fn leave(
     Ok(Answer(json!({"success": true})).into_response())
 }
 
-#[derive(Serialize)]
-struct Held {
-    circuits: Vec<Circuit>,
-    generation: u64,
-}
+/// Circuits written at once.
+const PIECE: usize = 64;
 
-/// `GET /api/worker/{id}/circuits`.
+/// `GET /api/worker/{id}/circuits`, written while it is sent: a worker may hold tens of thousands.
 pub(crate) async fn circuits(
     _: Authorized,
     State(app): State<App>,
@@ -113,11 +113,32 @@ pub(crate) async fn circuits(
 ) -> Result<Response, ApiError> {
     let held = app.store.worker_circuits(id(&segment, "worker")?).await?;
     let held = held.ok_or(ApiError::NoSuch("worker"))?;
-    Ok(Answer(Held {
-        circuits: held.circuits,
-        generation: held.generation,
-    })
-    .into_response())
+    let tail = format!("], \"generation\": {}}}", held.generation);
+    let mut left = held.circuits.into_iter();
+    let mut head = Some("{\"circuits\": [");
+    let pieces = std::iter::from_fn(move || {
+        let first = head.take();
+        let piece: Vec<Circuit> = left.by_ref().take(PIECE).collect();
+        if piece.is_empty() {
+            return first.map(|head| Ok(head.into()));
+        }
+        Some(written(first, &piece))
+    });
+    let pieces = pieces.chain([Ok(Bytes::from(tail))]);
+    let body = Body::from_stream(stream::iter(pieces));
+    Ok(([(CONTENT_TYPE, CONTENT_TYPE_JSON)], body).into_response())
+}
+
+/// A piece of the list, behind its head or behind the pieces before.
+fn written(head: Option<&str>, circuits: &[Circuit]) -> serde_json::Result<Bytes> {
+    let mut text = head.unwrap_or_default().as_bytes().to_vec();
+    for (place, circuit) in circuits.iter().enumerate() {
+        if head.is_none() || place > 0 {
+            text.extend_from_slice(b", ");
+        }
+        text.extend(to_vec(circuit)?);
+    }
+    Ok(text.into())
 }
 
 /// `POST /api/worker/{id}/acknowledgements`: the worker serves everything up to a generation.
@@ -157,7 +178,8 @@ fn ahead(params: &Params, known: u64) -> ApiError {
     fields.incomplete()
 }
 
-fn registration(params: &Params) -> Result<Registration, ApiError> {
+/// A registration out of a body.
+pub(crate) fn registration(params: &Params) -> Result<Registration, ApiError> {
     let fields = params.fields();
     let required = (
         fields.required("authority", params::filled),

@@ -96,6 +96,24 @@ impl Closer {
         self.close_all(&ids, cause).await
     }
 
+    /// Ends all there is of a session: its circuits, its tokens, the routes that lead to it.
+    /// Answers with how many circuits were closed, and how many lead elsewhere only.
+    ///
+    /// # Errors
+    /// A failing store; nothing is changed then.
+    pub async fn end_session(
+        &self,
+        session: SessionId,
+        cause: &Cause,
+    ) -> Result<(usize, usize), StoreError> {
+        let ended = self.store.end_session(session, cause).await?;
+        self.tell(&ended.closed).await;
+        for one in &ended.rerouted {
+            self.bus.announce(announce::rerouted(one)).await;
+        }
+        Ok((ended.closed.len(), ended.rerouted.len()))
+    }
+
     /// Tells workers of circuits that were closed.
     pub(super) async fn tell(&self, closed: &[Closed]) {
         for one in closed {

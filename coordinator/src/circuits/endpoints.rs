@@ -18,8 +18,8 @@ use super::close::Closer;
 use super::place::{self, Wish};
 use crate::publish::{Acknowledgements, Bus, Expected};
 use crate::store::{
-    Actor, Cause, HealthCheck, NewCircuit, NewEndpoint, Opened, Reason, RouteChange, RoutesChanged,
-    RoutesRefused, SlotWish, Store, StoreError,
+    Actor, Cause, HealthCheck, NewCircuit, NewEndpoint, Opened, Reason, Rerouted, RouteChange,
+    RoutesChanged, RoutesRefused, SlotWish, Store, StoreError,
 };
 
 /// Fresh looks at the workers before a caller is told that there is no room.
@@ -280,14 +280,38 @@ impl Endpoints {
     ) -> Result<Vec<Result<RoutesChanged, RoutesRefused>>, StoreError> {
         let rerouting = self.store.change_routes(changes, &Cause::manager()).await?;
         for rerouted in &rerouting.circuits {
-            self.bus.announce(announce::rerouted(rerouted)).await;
-            log::info!(
-                circuit = rerouted.circuit.id.to_string().as_str(),
-                worker = rerouted.authority.as_str();
-                "circuit has {} routes", rerouted.circuit.route_info.len()
-            );
+            self.tell(rerouted).await;
         }
         Ok(rerouting.outcomes)
+    }
+
+    async fn tell(&self, rerouted: &Rerouted) {
+        self.bus.announce(announce::rerouted(rerouted)).await;
+        log::info!(
+            circuit = rerouted.circuit.id.to_string().as_str(),
+            worker = rerouted.authority.as_str();
+            "circuit has {} routes", rerouted.circuit.route_info.len()
+        );
+    }
+
+    /// Leads a circuit that is no endpoint's to another address, and tells its worker; `None` if
+    /// there is no such circuit.
+    ///
+    /// # Errors
+    /// A failing store; nothing is changed then.
+    pub async fn lead_elsewhere(
+        &self,
+        id: CircuitId,
+        host: &str,
+        port: u16,
+    ) -> Result<Option<Circuit>, StoreError> {
+        let cause = Cause::manager().because(format!("{host}:{port}"));
+        let rerouted = self.store.lead_elsewhere(id, host, port, &cause).await?;
+        let Some(rerouted) = rerouted else {
+            return Ok(None);
+        };
+        self.tell(&rerouted).await;
+        Ok(Some(rerouted.circuit))
     }
 
     /// Forgets endpoints and closes their circuits; those that do not exist are passed over.

@@ -16,4 +16,4 @@ mod place;
 pub use close::{CloseError, Closer};
 pub use endpoints::{EndpointError, EndpointOpening, Endpoints};
 pub use failover::FailOver;
-pub use open::{OpenError, Opener, Opening};
+pub use open::{Backing, OpenError, Opener, Opening, Source};

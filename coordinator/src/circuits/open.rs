@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use patchbay_common::circuit::{AppMode, FrontendMode, Protocol};
-use patchbay_common::id::{CircuitId, SessionId, TokenId};
+use patchbay_common::id::{CircuitId, SessionId, TokenId, UserId, WorkerId};
 use patchbay_common::request_id;
 use patchbay_common::route::Route;
 use patchbay_common::subdomain;
@@ -43,6 +43,12 @@ pub enum OpenError {
         /// The port.
         port: u16,
     },
+    /// The subdomain asked for is not free, and no other would do.
+    #[error("subdomain {subdomain} is not free")]
+    SubdomainTaken {
+        /// The subdomain.
+        subdomain: String,
+    },
     /// The worker did not say in time that it serves the circuit; the opening was undone.
     #[error("worker {worker} does not respond")]
     NotAcknowledged {
@@ -60,10 +66,12 @@ pub enum OpenError {
 /// What an opener asks for.
 #[derive(Clone, Debug)]
 pub struct Opening {
-    /// The credential, and where the app is.
-    pub token: TokenId,
+    /// Where the app is.
+    pub source: Source,
     /// The session, which has to be the token's.
     pub session: SessionId,
+    /// On whose behalf it is opened.
+    pub by: Actor,
     /// Name of the app.
     pub app: String,
     /// What the app speaks, as asked for.
@@ -82,6 +90,30 @@ pub struct Opening {
     pub port: Option<u16>,
     /// The subdomain it would like.
     pub subdomain: Option<String>,
+}
+
+/// Where an opener's word comes from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A token that was minted for it.
+    Token(TokenId),
+    /// Somebody who needs none.
+    Given(Backing),
+}
+
+/// What stands behind a circuit.
+#[derive(Clone, Debug)]
+pub struct Backing {
+    /// Host of the session's kernel.
+    pub kernel_host: String,
+    /// Port of the app on that host.
+    pub kernel_port: u16,
+    /// The session's owner.
+    pub user: Option<UserId>,
+    /// What filters are compared with.
+    pub properties: Vec<AppFilter>,
+    /// The only worker that will do.
+    pub worker: Option<WorkerId>,
 }
 
 /// Opens circuits.
@@ -127,14 +159,13 @@ impl Opener {
     }
 
     async fn open_and_wait(&self, opening: &Opening) -> Result<Opened, OpenError> {
-        let token = self.store.token(opening.token).await?;
-        let token = token.ok_or(OpenError::NoSuchToken)?;
-        if token.session_id != opening.session {
-            return Err(OpenError::SessionMismatch);
-        }
+        let backing = match &opening.source {
+            Source::Token(id) => &self.of_token(*id, opening.session).await?,
+            Source::Given(backing) => backing,
+        };
         let opened = match self.share(opening).await? {
             Some(shared) => shared,
-            None => self.place(opening, &token).await?,
+            None => self.place(opening, backing).await?,
         };
         let mut expected = self.acknowledgements.expect(&opened);
         // Announced beside the wait: a bus that hangs must not hold up what another way brings about.
@@ -155,6 +186,21 @@ impl Opener {
         })
     }
 
+    async fn of_token(&self, id: TokenId, session: SessionId) -> Result<Backing, OpenError> {
+        let token = self.store.token(id).await?;
+        let token = token.ok_or(OpenError::NoSuchToken)?;
+        if token.session_id != session {
+            return Err(OpenError::SessionMismatch);
+        }
+        Ok(Backing {
+            properties: properties(&token),
+            kernel_host: token.kernel_host,
+            kernel_port: token.kernel_port,
+            user: Some(token.user),
+            worker: None,
+        })
+    }
+
     /// A circuit that the opener may share.
     async fn share(&self, opening: &Opening) -> Result<Option<Opened>, OpenError> {
         match reuse(opening) {
@@ -164,16 +210,16 @@ impl Opener {
     }
 
     /// Opens a circuit on the best worker that takes it.
-    async fn place(&self, opening: &Opening, token: &SessionToken) -> Result<Opened, OpenError> {
-        let properties = properties(token);
+    async fn place(&self, opening: &Opening, backing: &Backing) -> Result<Opened, OpenError> {
         let wish = Wish {
             protocol: opening.protocol.carried(),
             mode: AppMode::Interactive,
             port: opening.port,
-            properties: &properties,
+            properties: &backing.properties,
         };
         for _ in 0..ROUNDS {
-            let workers = self.store.workers().await?;
+            let mut workers = self.store.workers().await?;
+            workers.retain(|worker| backing.worker.is_none_or(|only| only == worker.id));
             let filters = self.store.app_filters().await?;
             let seed = Uuid::new_v4().as_u64_pair().0;
             let ranked = place::rank(&workers, &filters, &wish, seed);
@@ -181,7 +227,7 @@ impl Opener {
                 break;
             }
             for worker in ranked {
-                if let Some(opened) = self.try_worker(worker, opening, token).await? {
+                if let Some(opened) = self.try_worker(worker, opening, backing).await? {
                     return Ok(opened);
                 }
             }
@@ -200,16 +246,20 @@ impl Opener {
         &self,
         worker: &Worker,
         opening: &Opening,
-        token: &SessionToken,
+        backing: &Backing,
     ) -> Result<Option<Opened>, OpenError> {
+        let exact = matches!(opening.source, Source::Given(_)) && opening.subdomain.is_some();
         let mut slot = first_slot(worker, opening);
         for _ in 0..OTHER_NAMES {
             match self
                 .store
-                .open_circuit(&new_circuit(worker, slot, opening, token))
+                .open_circuit(&new_circuit(worker, slot, opening, backing))
                 .await
             {
                 Ok(opened) => return Ok(Some(opened)),
+                Err(StoreError::SubdomainTaken { subdomain }) if exact => {
+                    return Err(OpenError::SubdomainTaken { subdomain });
+                }
                 Err(StoreError::SubdomainTaken { subdomain }) => {
                     slot = SlotWish::Subdomain(subdomain::alternative(&subdomain));
                 }
@@ -283,7 +333,7 @@ fn new_circuit(
     worker: &Worker,
     slot: SlotWish,
     opening: &Opening,
-    token: &SessionToken,
+    backing: &Backing,
 ) -> NewCircuit {
     NewCircuit {
         id: CircuitId::random(),
@@ -296,21 +346,21 @@ fn new_circuit(
         arguments: opening.arguments.clone(),
         open_to_public: opening.open_to_public,
         allowed_client_ips: opening.allowed_client_ips.clone(),
-        user_id: Some(token.user),
+        user_id: backing.user,
         endpoint_id: None,
         runtime_variant: None,
         routes: vec![Route {
             route_id: None,
-            session_id: token.session_id,
+            session_id: opening.session,
             session_name: None,
-            kernel_host: Some(token.kernel_host.clone()),
-            kernel_port: token.kernel_port,
+            kernel_host: Some(backing.kernel_host.clone()),
+            kernel_port: backing.kernel_port,
             protocol: opening.protocol,
             traffic_ratio: 1.0,
         }],
-        session_ids: vec![token.session_id],
+        session_ids: vec![opening.session],
         origin_request_id: request_id::current().map(|id| id.as_str().to_owned()),
-        by: Actor::Session,
+        by: opening.by,
         reuse: reuse(opening),
     }
 }

@@ -40,13 +40,18 @@ pub(super) fn endpoints(endpoints: &[NewEndpoint]) -> Result<()> {
 /// Refuses routes that a row cannot hold.
 pub(super) fn routes(routes: &[Route]) -> Result<()> {
     for route in routes {
-        optional("kernel_host", route.kernel_host.as_deref(), 255)?;
+        kernel_host(route.kernel_host.as_deref().unwrap_or_default())?;
         optional("session_name", route.session_name.as_deref(), 255)?;
         if !(route.traffic_ratio.is_finite() && route.traffic_ratio >= 0.0) {
             return Err(unfit("traffic_ratio", "it must be a number from 0 up"));
         }
     }
     Ok(())
+}
+
+/// Refuses a kernel's host that a row cannot hold.
+pub(super) fn kernel_host(host: &str) -> Result<()> {
+    text("kernel_host", host, 255)
 }
 
 /// Refuses a health check that its row cannot hold.

@@ -37,8 +37,8 @@ pub use endpoint::{
 pub use error::StoreError;
 
 pub use model::{
-    Closed, LoggedEvent, LongOpen, Moved, NewCircuit, Opened, Reuse, SessionToken, SlotWish,
-    WorkerCircuits,
+    CircuitFilter, Closed, Ended, LoggedEvent, LongOpen, Moved, NewCircuit, Opened, Reuse,
+    SessionToken, SlotWish, WorkerCircuits,
 };
 pub use report::{CircuitCount, Figures, NodeReport, Observer};
 
@@ -123,6 +123,21 @@ pub trait Store: Send + Sync + 'static {
     async fn close_circuits(&self, ids: &[CircuitId], cause: &Cause) -> Result<Vec<Closed>>;
     /// A session's circuits, oldest first.
     async fn session_circuits(&self, session: SessionId) -> Result<Vec<Circuit>>;
+
+    /// The circuits that match, in the order of their keys, at most `limit`.
+    async fn circuits(&self, filter: &CircuitFilter, limit: usize) -> Result<Vec<Circuit>>;
+    /// Leads a circuit that is no endpoint's to another address; `None` if there is none of this
+    /// id, or if it is an endpoint's.
+    async fn lead_elsewhere(
+        &self,
+        id: CircuitId,
+        host: &str,
+        port: u16,
+        cause: &Cause,
+    ) -> Result<Option<Rerouted>>;
+    /// Ends all that there is of a session: its circuits, its tokens, the routes of endpoints that
+    /// lead to it.
+    async fn end_session(&self, session: SessionId, cause: &Cause) -> Result<Ended>;
 
     /// Interactive circuits carried as HTTP or TCP that were opened before a moment: those with
     /// the ids after `after`, in the order of their ids, at most `limit`.

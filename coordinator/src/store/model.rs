@@ -8,6 +8,7 @@ use patchbay_common::route::Route;
 use patchbay_common::worker::Worker;
 
 use super::audit::{Actor, Cause, Reason};
+use super::endpoint::Rerouted;
 
 /// A row of `tokens`: the credential to open one session's apps.
 #[derive(Clone, Debug, PartialEq)]
@@ -144,6 +145,32 @@ pub struct Moved {
     pub left: Closed,
     /// The circuit on the worker it is on, and that worker's generation with it.
     pub arrived: Opened,
+}
+
+/// Which circuits are wanted. What is absent matches all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CircuitFilter {
+    /// Of this session: opened for it, or leading to it.
+    pub session: Option<SessionId>,
+    /// Of this app or service.
+    pub app: Option<String>,
+    /// On this worker.
+    pub worker: Option<WorkerId>,
+    /// On this port.
+    pub port: Option<u16>,
+    /// Under this subdomain.
+    pub subdomain: Option<String>,
+    /// With higher keys: the last one of the page before.
+    pub after: Option<CircuitId>,
+}
+
+/// What the end of a session came to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ended {
+    /// The circuits that were its own.
+    pub closed: Vec<Closed>,
+    /// The endpoints' circuits that led to it among others.
+    pub rerouted: Vec<Rerouted>,
 }
 
 /// A worker's circuits as of one moment.

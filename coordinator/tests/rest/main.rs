@@ -11,6 +11,8 @@
 mod audit;
 mod desk;
 mod endpoints;
+mod hostile;
+mod mappings;
 mod openapi;
 mod opening;
 mod shapes;

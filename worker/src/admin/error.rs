@@ -22,6 +22,12 @@ pub enum ApiError {
     /// The caller may not read this.
     #[error("Your address is not among metric_access_allowed_hosts")]
     Forbidden,
+    /// The secret is missing or wrong.
+    #[error("X-BackendAI-Token is missing or wrong")]
+    Token,
+    /// The request is not, or no longer, remembered.
+    #[error("No request of this id is remembered here")]
+    NotRemembered,
     /// A preflight without what makes it one.
     #[error("CORS preflight request failed: Origin or Access-Control-Request-Method is missing")]
     Preflight,

@@ -16,14 +16,17 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use http::{Method, Response};
 use ipnet::IpNet;
+use patchbay_common::config::Secret;
 use patchbay_common::request_id::{self, RequestId};
 use patchbay_common::telemetry::metrics;
 use pingora_core::apps::http_app::ServeHttp;
 use pingora_core::protocols::http::ServerSession;
 use serde::Deserialize;
 use serde_json::json;
+use subtle::ConstantTimeEq as _;
 
 use crate::config::Config;
+use crate::explain::{Explain, Record};
 use crate::metrics::Metrics;
 use crate::setup::{Answer, Ask, Setup, SetupError};
 use crate::sync::Link;
@@ -31,6 +34,8 @@ pub use error::ApiError;
 use health::{Health, Probe};
 use reply::{Call, Reply};
 
+/// The header with the API's secret (contract/rest-worker.md §3).
+const TOKEN: &str = "x-backendai-token";
 /// Largest body read, in bytes.
 const MAX_BODY: usize = 64 << 10;
 
@@ -42,6 +47,8 @@ pub struct Admin {
     metrics: Arc<Metrics>,
     metric_access: Vec<IpNet>,
     health: Health,
+    explain: Arc<Explain>,
+    secret: Secret,
 }
 
 /// The routes; all of them answer GET and HEAD.
@@ -52,7 +59,11 @@ enum Route {
     WorkerStatus,
     Metrics,
     Setup,
+    Explain,
 }
+
+/// What the path of [`Route::Explain`] begins with.
+const EXPLAIN: &str = "/api/explain/";
 
 impl Route {
     fn of(path: &str) -> Option<(Self, &'static str)> {
@@ -67,6 +78,7 @@ impl Route {
             "/status" => (Self::Status, "/status"),
             "/metrics" => (Self::Metrics, "/metrics"),
             "/setup" => (Self::Setup, "/setup"),
+            path if path.starts_with(EXPLAIN) => (Self::Explain, "/api/explain/{request_id}"),
             _ => return None,
         })
     }
@@ -74,8 +86,16 @@ impl Route {
 
 impl Admin {
     /// As configured.
-    pub fn new(config: &Config, setup: Setup, link: Arc<Link>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        config: &Config,
+        setup: Setup,
+        link: Arc<Link>,
+        metrics: Arc<Metrics>,
+        explain: Arc<Explain>,
+    ) -> Self {
         Self {
+            explain,
+            secret: config.api_secret.clone(),
             setup,
             link,
             metrics,
@@ -111,7 +131,24 @@ impl Admin {
             )),
             Route::Metrics => Err(ApiError::Forbidden),
             Route::Setup => self.set_up(call, session).await,
+            Route::Explain => self.explain(call),
         }
+    }
+
+    /// What became of a request: for who holds the secret that coordinator and workers share.
+    fn explain(&self, call: &Call) -> Result<Reply, ApiError> {
+        let token = call.headers.get(TOKEN).map(http::HeaderValue::as_bytes);
+        let secret = self.secret.expose().as_bytes();
+        if !token.is_some_and(|token| bool::from(token.ct_eq(secret))) {
+            return Err(ApiError::Token);
+        }
+        let id = call.path.strip_prefix(EXPLAIN).unwrap_or_default();
+        let found = self.explain.find(id);
+        if found.is_empty() {
+            return Err(ApiError::NotRemembered);
+        }
+        let records: Vec<_> = found.iter().map(Record::to_json).collect();
+        Ok(Reply::json(200, &json!({"requests": records})))
     }
 
     fn may_read_metrics(&self, peer: Option<IpAddr>) -> bool {

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::Admin;
+use crate::explain::{Explain, Record};
 use crate::frontend::{Carry, ConnectionGate, HttpCarrier};
 use crate::metrics::Metrics;
 use crate::setup::Setup;
@@ -24,6 +25,7 @@ struct Api {
     http: Client,
     coordinator: FakeCoordinator,
     link: Arc<Link>,
+    explain: Arc<Explain>,
     config: crate::config::Config,
     _stopping: watch::Sender<bool>,
 }
@@ -43,8 +45,15 @@ impl Api {
         let link = Arc::new(link);
         let gate = Arc::new(ConnectionGate::new(0));
         let metrics = Arc::new(Metrics::new(&table, &link, &gate).unwrap());
+        let explain = Arc::new(Explain::new(16));
         let setup = Setup::new(&config, table, link.coordinator().clone());
-        let admin = Admin::new(&config, setup, Arc::clone(&link), metrics);
+        let admin = Admin::new(
+            &config,
+            setup,
+            Arc::clone(&link),
+            metrics,
+            Arc::clone(&explain),
+        );
         let carrier = Arc::new(HttpCarrier::new(
             Arc::new(admin),
             None,
@@ -65,6 +74,7 @@ impl Api {
             http: Client::builder().redirect(policy).build().unwrap(),
             coordinator,
             link,
+            explain,
             config,
             _stopping: sender,
         }
@@ -261,4 +271,33 @@ async fn head_has_no_body_and_the_connection_goes_on() {
         assert_eq!(answer.status(), 200);
         assert_eq!(header(&answer, "content-length"), "20");
     }
+}
+
+#[tokio::test]
+async fn what_became_of_a_request_is_told_to_who_holds_the_secret() {
+    let api = Api::start().await;
+    api.explain.leave(Record {
+        id: patchbay_common::request_id::RequestId::parse("req-1").ok(),
+        kind: "http",
+        route: Some(("10.0.0.1:80".into(), "by its weight")),
+        status: 504,
+        error: Some("did not answer in time".into()),
+        ..Record::default()
+    });
+    let secret = api.config.api_secret.expose().to_owned();
+    let call = async |path: &str, token: &str| {
+        let headers = [("x-backendai-token", token)];
+        api.call(Method::GET, path, &headers).await
+    };
+    let path = "/api/explain/req-1";
+    assert_eq!(call(path, "not the secret").await.status(), 401);
+    assert_eq!(api.call(Method::GET, path, &[]).await.status(), 401);
+    assert_eq!(call("/api/explain/req-2", &secret).await.status(), 404);
+    let answer = call(path, &secret).await;
+    assert_eq!(answer.status(), 200);
+    let body: Value = answer.json().await.unwrap();
+    let request = &body["requests"][0];
+    assert_eq!(request["route"], "10.0.0.1:80");
+    assert_eq!(request["chosen_because"], "by its weight");
+    assert_eq!(request["status"], 504);
 }

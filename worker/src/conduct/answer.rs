@@ -7,7 +7,7 @@ use patchbay_common::request_id;
 
 use super::{Conduct, Entrance, gateway, unix_now};
 use crate::context::Context;
-use crate::error::{Problem, Refusal};
+use crate::error::{Problem, Refusal, wants_page};
 use crate::stage::{Head, Preflight};
 use crate::target::Target;
 use crate::tunnel::Reply;
@@ -19,6 +19,19 @@ const SERVER: &str = "Patchbay";
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
                            script-src 'unsafe-inline'; connect-src 'self'; img-src data:; \
                            base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// Seconds after which an app that is starting may be asked again.
+const STARTING_AGAIN: u64 = 2;
+
+/// Whether the app is one that has never answered and is young enough to be on its way.
+fn is_starting(refusal: &Refusal, ctx: &Context) -> bool {
+    matches!(
+        refusal,
+        Refusal::UpstreamConnect | Refusal::UpstreamConnectTimeout | Refusal::NoUpstream
+    ) && ctx
+        .target
+        .as_ref()
+        .is_some_and(|target| target.upstreams().is_starting())
+}
 
 /// An answer for an engine to write. A body is not sent for a `HEAD` request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,13 +80,19 @@ impl Answer {
 impl Conduct {
     /// The answer that refuses a request. `accept` is the request's `Accept`.
     pub fn refusal(&self, refusal: Refusal, accept: Option<&[u8]>, ctx: &mut Context) -> Answer {
-        let problem = match &self.entrance {
+        let mut problem = match &self.entrance {
             Entrance::Circuits => Problem::from(&refusal),
             Entrance::Gateway(gateway) => {
                 Problem::at_gateway(&refusal, gateway.timeout_status(), &ctx.id())
             }
         };
-        let (content_type, body) = problem.render(accept, &ctx.id());
+        let starting = is_starting(&refusal, ctx);
+        let (content_type, body) = if starting && ctx.method == "GET" && wants_page(accept) {
+            problem.status = 503;
+            ("text/html; charset=utf-8", Problem::waiting_page(&ctx.id()))
+        } else {
+            problem.render(accept, &ctx.id())
+        };
         let mut answer = Answer::new(problem.status, ctx)
             .with("content-type", content_type)
             .with("cache-control", "no-store");
@@ -89,10 +108,14 @@ impl Conduct {
             answer = answer.with("www-authenticate", challenge);
         }
         answer = answer.body(body);
-        if let Some(seconds) = problem.retry_after {
+        let again = starting.then_some(STARTING_AGAIN);
+        if let Some(seconds) = problem.retry_after.or(again) {
             answer = answer.with("retry-after", seconds.to_string());
         }
-        answer.close = matches!(refusal, Refusal::BadRequest(_));
+        answer.close = matches!(
+            refusal,
+            Refusal::BadRequest(_) | Refusal::HeadTooLarge | Refusal::BodyTooLarge(_)
+        );
         ctx.refusal = Some(refusal);
         answer
     }

@@ -19,8 +19,10 @@ use patchbay_common::request_id;
 use patchbay_common::tunnel::path;
 
 use crate::access_log::AccessLog;
+use crate::config::Limits;
 use crate::context::{Context, MAX_ATTEMPTS};
 use crate::error::Refusal;
+use crate::explain::Explain;
 use crate::gateway::Gateway;
 use crate::gateway::chain::Wait;
 use crate::metrics::Metrics;
@@ -66,6 +68,10 @@ pub struct Conduct {
     pub drain: Drain,
     /// At the gateway: tunnels, where agents may register.
     pub tunnels: Option<Arc<Calls>>,
+    /// What a request may cost.
+    pub limits: Limits,
+    /// Remembers what became of requests.
+    pub explain: Arc<Explain>,
 }
 
 /// What is to be done with a request whose head has passed the stages.
@@ -111,6 +117,7 @@ impl Conduct {
         let client = self.stages.client(head);
         ctx.client = Some(client);
         self.stages.inspect(head, raw)?;
+        self.bound_head(raw)?;
         match &self.entrance {
             Entrance::Circuits => self.pass_circuit(head, &client, ctx),
             Entrance::Gateway(gateway) => match self.pass_lent(head, ctx)? {
@@ -135,6 +142,7 @@ impl Conduct {
             Verdict::Preflight(preflight) => Ok(Step::Preflight(preflight)),
             Verdict::Carry(credential) => {
                 ctx.credential = Some(credential);
+                self.bound_body(head, ctx)?;
                 Ok(if head.is_upgrade() {
                     Step::Upgrade
                 } else {
@@ -142,6 +150,51 @@ impl Conduct {
                 })
             }
         }
+    }
+
+    fn bound_head(&self, raw: Option<&[u8]>) -> Result<(), Refusal> {
+        let Some(raw) = raw else { return Ok(()) };
+        let lines = raw.iter().filter(|byte| **byte == b'\n').count();
+        // The request line and the empty line are none.
+        let fields = lines.saturating_sub(2);
+        let fits =
+            fields <= self.limits.header_fields && raw.len() as u64 <= self.limits.header_bytes.0;
+        if fits {
+            Ok(())
+        } else {
+            Err(Refusal::HeadTooLarge)
+        }
+    }
+
+    fn bound_body(&self, head: &Head<'_>, ctx: &mut Context) -> Result<(), Refusal> {
+        let circuit = ctx.target.as_ref().and_then(Target::circuit);
+        let app = circuit.and_then(|live| live.circuit.app.as_deref());
+        ctx.body_limit = self.limits.body_of(app);
+        if ctx.body_limit == 0 {
+            return Ok(());
+        }
+        let length = head.headers.get("content-length");
+        let length: Option<u64> =
+            length.and_then(|value| std::str::from_utf8(value).ok()?.trim().parse().ok());
+        match length {
+            Some(length) if length > ctx.body_limit => Err(Refusal::BodyTooLarge(ctx.body_limit)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A piece of the request's body has come.
+    ///
+    /// # Errors
+    /// [`Refusal::BodyTooLarge`] if it is one too many.
+    pub fn received(&self, bytes: usize, ctx: &mut Context) -> Result<(), Refusal> {
+        if ctx.body_limit == 0 {
+            return Ok(());
+        }
+        ctx.body_received = ctx.body_received.saturating_add(bytes as u64);
+        if ctx.body_received > ctx.body_limit {
+            return Err(Refusal::BodyTooLarge(ctx.body_limit));
+        }
+        Ok(())
     }
 
     /// Chooses an upstream that this request has not failed at, and keeps the choice. Where all
@@ -174,9 +227,11 @@ impl Conduct {
     /// request may have reached it. True if another one may be tried: it is safe, there is one,
     /// and the budget of retries grants it.
     pub fn failed(&self, ctx: &mut Context, fault: Fault, sent: bool) -> bool {
+        let kind = fault.kind();
         if let Some(picked) = &ctx.picked {
             self.prober.report(&picked.upstream, fault);
             picked.upstream.ended(upstream::Outcome::Failed);
+            ctx.faults.push(kind);
             ctx.tried.push(Arc::clone(&picked.upstream));
         }
         self.may_try_another(ctx, sent)

@@ -1,9 +1,12 @@
-//! The end of a request: one line in the access log, and the counts.
+//! The end of a request: one line in the access log, the counts, and a record to explain it by.
+
+use std::time::{Duration, SystemTime};
 
 use super::Conduct;
 use crate::access_log::Line;
 use crate::context::Context;
 use crate::error::Refusal;
+use crate::explain::Record;
 use crate::metrics::RequestFacts;
 use crate::stage::Credential;
 use crate::target::Target;
@@ -56,9 +59,6 @@ impl Conduct {
             let counts = &visit.route.counts;
             counts.ended(status, duration, bytes_in, bytes_out);
         }
-        if !self.access_log.is_enabled() {
-            return;
-        }
         let cut = outcome.failure.is_some()
             && ctx
                 .target
@@ -67,17 +67,31 @@ impl Conduct {
         if cut {
             ctx.refusal = Some(Refusal::CircuitClosed);
         }
+        if let Some(live) = ctx.target.as_ref().and_then(Target::circuit) {
+            live.tally.add(status, bytes_in, bytes_out);
+        }
+        let account = Account {
+            status,
+            bytes_in,
+            bytes_out,
+            duration,
+        };
+        if self.access_log.is_enabled() {
+            self.log(outcome, &account, ctx);
+        }
+        if self.explain.is_enabled() {
+            self.explain.leave(record(outcome, &account, ctx));
+        }
+    }
+
+    fn log(&self, outcome: &Outcome<'_>, account: &Account, ctx: &mut Context) {
         let id = ctx.id();
         let refusal = ctx.refusal.as_ref().map(ToString::to_string);
         let visit = ctx.visit.as_deref();
         let service = visit.map(|visit| visit.route.action.service());
         let circuit = ctx.target.as_ref().and_then(Target::circuit);
         self.access_log.write(&Line {
-            kind: if ctx.spliced.is_some() {
-                "websocket"
-            } else {
-                "http"
-            },
+            kind: kind(ctx),
             request_id: id.as_str(),
             origin_request_id: circuit.and_then(|c| c.circuit.origin_request_id.as_deref()),
             client: ctx.client_address(),
@@ -97,14 +111,63 @@ impl Conduct {
                 .picked
                 .as_ref()
                 .map(|picked| picked.upstream.label.as_str()),
-            status,
-            bytes_in,
-            bytes_out,
-            duration,
+            status: account.status,
+            bytes_in: account.bytes_in,
+            bytes_out: account.bytes_out,
+            duration: account.duration,
             first_byte: ctx.first_byte,
             retries: ctx.tried.len(),
             end: ctx.spliced.map(|spliced| spliced.end.as_str()),
             error: refusal.as_deref().or(outcome.failure),
         });
+    }
+}
+
+/// What a request came to.
+struct Account {
+    status: u16,
+    bytes_in: u64,
+    bytes_out: u64,
+    duration: Duration,
+}
+
+fn kind(ctx: &Context) -> &'static str {
+    if ctx.spliced.is_some() {
+        "websocket"
+    } else {
+        "http"
+    }
+}
+
+/// What is remembered of a request. Takes its texts: nobody needs them after this.
+fn record(outcome: &Outcome<'_>, account: &Account, ctx: &mut Context) -> Record {
+    let id = ctx.id();
+    let tried = ctx.tried.iter().map(|upstream| upstream.label.clone());
+    let error = ctx.refusal.as_ref().map(ToString::to_string);
+    Record {
+        id: Some(id),
+        kind: kind(ctx),
+        ended: Some(SystemTime::now()),
+        client: ctx.client_address(),
+        circuit: ctx
+            .target
+            .as_ref()
+            .and_then(Target::circuit)
+            .map(|live| live.circuit.id),
+        credential: ctx.credential.map(Credential::as_str),
+        route: ctx
+            .picked
+            .as_ref()
+            .map(|picked| (picked.upstream.label.clone(), picked.why)),
+        tried: tried.zip(ctx.faults.iter().copied()).collect(),
+        status: account.status,
+        bytes_in: account.bytes_in,
+        bytes_out: account.bytes_out,
+        duration: account.duration,
+        first_byte: ctx.first_byte,
+        end: ctx.spliced.map(|spliced| spliced.end.as_str()),
+        error: error.or_else(|| outcome.failure.map(str::to_owned)),
+        method: std::mem::take(&mut ctx.method),
+        path: std::mem::take(&mut ctx.path),
     }
 }

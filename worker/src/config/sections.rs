@@ -149,6 +149,8 @@ pub struct Server {
     pub access_log: bool,
     /// Most client connections at once; 0 means no limit but the system's.
     pub max_connections: usize,
+    /// Requests remembered for `GET /api/explain/{request-id}`; 0 means none.
+    pub explain_requests: usize,
     /// Unix socket at which a new process takes over the listening sockets of this one.
     pub handover: Option<PathBuf>,
     /// How long connections are served after that.
@@ -162,6 +164,7 @@ impl Default for Server {
             grace_period: Seconds::from_secs(30),
             access_log: true,
             max_connections: 0,
+            explain_requests: 4_096,
             handover: None,
             handover_max_age: Seconds::from_secs(3_600),
         }

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::{Guarded, LiveTls};
 use crate::access_log::{AccessLog, Line};
-use crate::error::Refusal;
+use crate::error::{Problem, Refusal};
 use crate::metrics::Metrics;
 use crate::stream::{Meter, mark_while, tcp};
 use crate::sync::Activity;
@@ -32,6 +32,11 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 pub trait Carry: Send + Sync + 'static {
     /// Carries it. `stopping` turns true when no new work should be begun.
     async fn carry(&self, stream: TcpStream, stopping: watch::Receiver<bool>);
+
+    /// What a client is told whose connection is not carried; `None` where it could not read it.
+    fn farewell(&self, _: &Refusal) -> Option<String> {
+        None
+    }
 }
 
 /// HTTP, in plaintext or TLS, carried by a Pingora application.
@@ -71,6 +76,13 @@ impl<A: ServerApp + Send + Sync + 'static> Carry for HttpCarrier<A> {
             },
         };
         self.app.process_new(stream, &stopping).await;
+    }
+
+    fn farewell(&self, refusal: &Refusal) -> Option<String> {
+        // A handshake for a client that is turned away would cost more than the client.
+        self.tls
+            .is_none()
+            .then(|| Problem::from(refusal).farewell())
     }
 }
 

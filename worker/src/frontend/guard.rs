@@ -5,7 +5,7 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -42,6 +42,7 @@ mod phase {
 #[derive(Debug)]
 pub struct Control {
     phase: AtomicU8,
+    heads: AtomicU32,
     closed: Mutex<Option<CancellationToken>>,
 }
 
@@ -51,9 +52,10 @@ impl Control {
         self.set(phase::REQUEST, Some(closed.clone()));
     }
 
-    /// The head has been read.
-    pub fn head_read(&self) {
+    /// The head has been read. Answers how many there have been on this connection.
+    pub fn head_read(&self) -> u32 {
         self.set(phase::REQUEST, None);
+        self.heads.fetch_add(1, Ordering::Relaxed).saturating_add(1)
     }
 
     /// The request has been answered.
@@ -100,6 +102,7 @@ impl<S: AsyncWrite> Guarded<S> {
             inner: BufWriter::with_capacity(WRITE_BUFFER, inner),
             control: Control {
                 phase: AtomicU8::new(phase::HEAD),
+                heads: AtomicU32::new(0),
                 closed: Mutex::new(None),
             },
             patience,

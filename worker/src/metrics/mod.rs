@@ -1,8 +1,10 @@
 //! What the worker counts. `proxy`, `frontend` and `admin` report facts through plain methods over
 //! handles fetched once; gauges of other rooms are read when somebody asks for the text. Labels
-//! come from fixed lists: no client, circuit or path ever becomes one. `compat` repeats the counts
+//! come from fixed lists: no client or path ever becomes one, and a circuit only for as long as it
+//! is open (`circuits`). `compat` repeats the counts
 //! under the incumbent's names.
 
+mod circuits;
 mod compat;
 mod families;
 #[cfg(test)]
@@ -165,6 +167,7 @@ impl Metrics {
         if let Some(gateway) = &self.gateway {
             gateway.append_counts(&mut text);
         }
+        circuits::append(&mut text, &self.table);
         compat::append(&mut text, &self.families, &self.table, &self.link.status());
         text
     }

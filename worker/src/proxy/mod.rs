@@ -95,14 +95,16 @@ impl ProxyHttp for Proxy {
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
         self.conduct.begin(ctx);
+        let mut last = false;
         if let Some(guard) = adapt::guard(session) {
-            guard.head_read();
+            let most = self.conduct.limits.requests_per_connection;
+            last = guard.head_read() >= most && most != 0;
         }
         let downstream = session.as_downstream_mut();
         // Setting it unasked would revive a connection the client wants closed.
         if downstream.get_keepalive().is_some() {
-            let stopping = self.conduct.drain.is_stopping();
-            downstream.set_keepalive((!stopping).then_some(self.keepalive));
+            let last = last || self.conduct.drain.is_stopping();
+            downstream.set_keepalive((!last).then_some(self.keepalive));
         }
         Ok(())
     }
@@ -166,6 +168,20 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
     ) -> Result<()> {
         self.prepare(session, request, ctx)
+    }
+
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<bytes::Bytes>,
+        _: bool,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        let bytes = body.as_ref().map_or(0, bytes::Bytes::len);
+        match self.conduct.received(bytes, ctx) {
+            Ok(()) => Ok(()),
+            Err(refusal) => faults::refuse(ctx, refusal),
+        }
     }
 
     fn fail_to_connect(

@@ -7,6 +7,7 @@ use patchbay_common::client_ips::ClientIps;
 use patchbay_common::permit;
 use tokio_util::sync::CancellationToken;
 
+use super::Tally;
 use crate::upstream::{Backend, Check, Settings, UpstreamSet};
 
 /// One circuit in service.
@@ -24,6 +25,8 @@ pub struct LiveCircuit {
     pub clients: ClientIps,
     /// Where its requests may go.
     pub upstreams: UpstreamSet,
+    /// What it has carried.
+    pub tally: Arc<Tally>,
     /// Cancelled when the circuit closes; streams end with it.
     pub closed: CancellationToken,
 }
@@ -52,6 +55,7 @@ impl LiveCircuit {
             permit_cookie: permit::cookie_name(circuit.id),
             clients,
             upstreams: UpstreamSet::new(&backends, check, rules, previous.map(|p| &p.upstreams)),
+            tally: previous.map_or_else(Arc::default, |p| Arc::clone(&p.tally)),
             closed: previous.map_or_else(CancellationToken::new, |p| p.closed.clone()),
             slot,
             circuit,

@@ -5,6 +5,7 @@
 //! refuses to know where facts come from and what a request looks like.
 
 mod live;
+mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ use patchbay_common::event::Change;
 use patchbay_common::id::CircuitId;
 
 pub use live::LiveCircuit;
+pub use tally::Tally;
 
 use crate::upstream::Prober;
 
@@ -42,6 +44,11 @@ impl Table {
             prober,
             ..Self::default()
         }
+    }
+
+    /// What watches over the upstreams of its circuits.
+    pub fn prober(&self) -> &Arc<Prober> {
+        &self.prober
     }
 
     /// The circuit at a port, as circuits name it (the advertised port).

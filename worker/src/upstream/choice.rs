@@ -23,6 +23,7 @@ pub(super) struct Chooser {
     /// State of the random numbers, and the turn of the round robin.
     turn: AtomicU64,
     ring: Option<Ring>,
+    alone: bool,
 }
 
 impl std::fmt::Debug for Chooser {
@@ -55,6 +56,18 @@ impl Chooser {
             turn: AtomicU64::new(0),
             ring: (policy == Policy::ConsistentHash && candidates.len() > 1)
                 .then(|| Ring::new(candidates)),
+            alone: candidates.len() == 1,
+        }
+    }
+
+    /// Why a candidate is chosen, in few words.
+    pub(super) fn reason(&self) -> &'static str {
+        match self.policy {
+            _ if self.alone => "it is the only route",
+            Policy::Weighted | Policy::Balanced => "by its weight",
+            Policy::LeastOutstanding => "it had less to do than another",
+            Policy::RoundRobin => "it was its turn",
+            Policy::ConsistentHash => "by the client's address",
         }
     }
 

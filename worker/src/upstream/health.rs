@@ -4,7 +4,7 @@
 //! kernel (contract/pitfalls.md A3). A route is never given up: it is probed until it answers or
 //! its circuit is gone (A15).
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -91,6 +91,7 @@ pub struct Health {
     /// Milliseconds after `origin` when it came back and its share began to grow; 0: it has all.
     recovered: AtomicU64,
     origin: Instant,
+    reached: AtomicBool,
     last_fault: Mutex<Option<Fault>>,
 }
 
@@ -104,6 +105,7 @@ impl Default for Health {
             since: AtomicU64::new(unix_millis()),
             recovered: AtomicU64::new(0),
             origin: Instant::now(),
+            reached: AtomicBool::new(false),
             last_fault: Mutex::new(None),
         }
     }
@@ -128,8 +130,16 @@ impl Health {
             .clone()
     }
 
+    /// Whether it ever took a connection.
+    pub fn was_reached(&self) -> bool {
+        self.reached.load(Ordering::Relaxed)
+    }
+
     /// A connection was made: what kept others from being made is forgiven.
     pub fn connected(&self) {
+        if !self.was_reached() {
+            self.reached.store(true, Ordering::Relaxed);
+        }
         forgive(&self.connect_faults);
         if self.state.load(Ordering::Relaxed) == state::FAULTY
             && self.answer_faults.load(Ordering::Relaxed) == 0
@@ -149,6 +159,7 @@ impl Health {
 
     /// A check was passed: everything is forgiven. True if this brought it back.
     pub fn passed(&self) -> bool {
+        self.reached.store(true, Ordering::Relaxed);
         forgive(&self.connect_faults);
         forgive(&self.answer_faults);
         forgive(&self.check_faults);

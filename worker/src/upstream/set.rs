@@ -17,6 +17,9 @@ use super::choice::{Chooser, Chosen, is_usable};
 use super::queue::Room;
 use super::{Breaker, Check, Health, Outcome, RetryBudget, RouteState, Settings};
 
+/// How long an upstream that never took a connection is believed to be starting.
+const STARTING: Duration = Duration::from_secs(600);
+
 /// One kernel address. Its health outlives changes to the circuit's routes.
 #[derive(Debug)]
 pub struct Upstream {
@@ -161,6 +164,8 @@ pub struct Picked {
     pub upstream: Arc<Upstream>,
     /// The session that the traffic counts for.
     pub session: SessionId,
+    /// Why it was this one.
+    pub why: &'static str,
 }
 
 impl Drop for Picked {
@@ -318,7 +323,9 @@ impl UpstreamSet {
                 Chosen::AllFull => return Err(NotNow::Full),
                 Chosen::NoneInService => return Err(NotNow::NoneInService),
             };
-            if let Some(picked) = candidate.hold(self.settings.max_outstanding) {
+            if let Some(picked) =
+                candidate.hold(self.settings.max_outstanding, self.chooser.reason())
+            {
                 if ask.tried.is_empty() && self.candidates.len() > 1 {
                     self.budget.deposit(self.settings.retry_ratio);
                 }
@@ -352,6 +359,14 @@ impl UpstreamSet {
         self.candidates.iter().map(|candidate| &candidate.upstream)
     }
 
+    /// Whether none has ever been connected to, and one is young enough to be on its way.
+    pub fn is_starting(&self) -> bool {
+        !self.all().any(|upstream| upstream.health.was_reached())
+            && self
+                .all()
+                .any(|upstream| upstream.is_younger_than(STARTING))
+    }
+
     /// Requests that wait for room.
     pub fn waiting(&self) -> usize {
         self.room.waiting()
@@ -383,11 +398,12 @@ enum NotNow {
 
 impl Candidate {
     /// Counts a request in, unless the upstream has `limit` of them.
-    fn hold(&self, limit: usize) -> Option<Picked> {
+    fn hold(&self, limit: usize, why: &'static str) -> Option<Picked> {
         let before = self.upstream.outstanding.fetch_add(1, Ordering::Relaxed);
         let picked = Picked {
             upstream: Arc::clone(&self.upstream),
             session: self.session,
+            why,
         };
         if limit != 0 && before >= limit {
             return None;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use patchbay_common::tunnel::TunnelId;
 
 use super::Traffic;
+use crate::conduct::Entrance;
 use crate::config::Config;
 use crate::frontend::{ListenError, TunnelCarrier};
 use crate::handover::Listeners;
@@ -29,8 +30,11 @@ pub(super) fn bind_all(
 }
 
 impl Traffic {
-    /// What answers agents and operators, where agents may register.
-    pub(super) fn calls(&self) -> Option<Arc<Calls>> {
+    /// What answers agents and operators at the gateway, where agents may register.
+    pub(super) fn calls(&self, entrance: &Entrance) -> Option<Arc<Calls>> {
+        if matches!(entrance, Entrance::Circuits) {
+            return None;
+        }
         let rooms = &self.rooms;
         let calls = || Arc::new(Calls::new(Arc::clone(&rooms.tunnels)));
         rooms.config.tunnels.as_ref().map(|_| calls())

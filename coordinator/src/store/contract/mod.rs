@@ -4,11 +4,13 @@
 //! coordinator would have it. What only one database can show is in `sqlite_files` and `takeover`.
 
 mod audit;
+mod disturbances;
 mod endpoints;
 mod fleet;
 mod log;
 mod openings;
 mod reports;
+mod sessions;
 mod sharing;
 mod sqlite_files;
 mod takeover;
@@ -252,6 +254,9 @@ on_every_store! {
     fleet::what_cannot_move_stays,
     fleet::silent_nodes_no_longer_count,
     fleet::one_holder_at_a_time,
+    sessions::circuits_are_found_by_what_they_are,
+    sessions::a_circuit_leads_elsewhere,
+    sessions::a_session_ends_with_all_it_had,
     endpoints::many_open_in_their_order_and_only_once,
     endpoints::nothing_is_kept_of_a_call_that_fails,
     endpoints::health_checks_are_replaced,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
+use futures_util::TryStreamExt as _;
 use patchbay_common::circuit::Circuit;
 use patchbay_common::event::Change;
 use patchbay_common::id::{CircuitId, SessionId, WorkerId};
@@ -342,7 +343,7 @@ pub(super) async fn select(
     Ok(read_all(&rows))
 }
 
-fn read_all(rows: &[Row]) -> Vec<Circuit> {
+pub(super) fn read_all(rows: &[Row]) -> Vec<Circuit> {
     stored::read_all(rows.iter().map(|row| {
         let place = || format!("circuits row {}", row.get::<_, Uuid>(0));
         rows::circuit(row).map_err(|cause| stored::corrupt(place(), cause))
@@ -377,9 +378,15 @@ pub(super) async fn of_worker(
         rows::CIRCUIT
     );
     let statement = tx.prepare_cached(&sql).await.doing(READING)?;
-    let rows = tx.query(&statement, &[&id.0]).await.doing(READING)?;
+    // Row by row: a worker may hold tens of thousands, and each is there twice while it is read.
+    let rows = tx.query_raw(&statement, [&id.0]).await.doing(READING)?;
+    let mut rows = std::pin::pin!(rows);
+    let mut circuits = Vec::new();
+    while let Some(row) = rows.try_next().await.doing(READING)? {
+        circuits.extend(read_all(std::slice::from_ref(&row)));
+    }
     Ok(Some(WorkerCircuits {
-        circuits: read_all(&rows),
+        circuits,
         generation: events::generation(tx, id).await?,
     }))
 }

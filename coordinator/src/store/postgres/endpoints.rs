@@ -370,7 +370,18 @@ pub(super) async fn change_routes(
     let mut held = circuits::select(tx, locked, &ids).await?;
     held.sort_by_key(|circuit| (circuit.created_at, circuit.id));
     let (outcomes, touched) = endpoint::apply(held, changes, timestamp::now());
-    write_routes(tx, &touched).await?;
+    let circuits = rewrite(tx, &touched, cause).await?;
+    Ok(Rerouting { outcomes, circuits })
+}
+
+/// Writes circuits with their new routes, in the order of their workers, and logs that they have
+/// them.
+pub(super) async fn rewrite(
+    tx: &Transaction<'_>,
+    touched: &[Circuit],
+    cause: &Cause,
+) -> Result<Vec<Rerouted>> {
+    write_routes(tx, touched).await?;
     let mut circuits = Vec::with_capacity(touched.len());
     for group in touched.chunk_by(|a, b| a.worker == b.worker) {
         let Some(id) = group.first().map(|circuit| circuit.worker) else {
@@ -394,7 +405,7 @@ pub(super) async fn change_routes(
             });
         }
     }
-    Ok(Rerouting { outcomes, circuits })
+    Ok(circuits)
 }
 
 async fn write_routes(tx: &Transaction<'_>, touched: &[Circuit]) -> Result<()> {

@@ -18,6 +18,7 @@ mod moves;
 mod pool;
 mod reports;
 mod rows;
+mod sessions;
 mod tokens;
 mod workers;
 
@@ -37,9 +38,9 @@ pub use pool::PostgresConfig;
 
 use super::error::Doing as _;
 use super::{
-    AuditEntry, AuditFilter, Cause, Closed, Figures, HealthCheck, LoggedEvent, LongOpen, Moved,
-    NewCircuit, NewEndpoint, NodeReport, Observer, Opened, Rerouting, Result, Reuse, RouteChange,
-    SessionToken, Store, WorkerCircuits, fit,
+    AuditEntry, AuditFilter, Cause, CircuitFilter, Closed, Ended, Figures, HealthCheck,
+    LoggedEvent, LongOpen, Moved, NewCircuit, NewEndpoint, NodeReport, Observer, Opened, Rerouted,
+    Rerouting, Result, Reuse, RouteChange, SessionToken, Store, WorkerCircuits, fit,
 };
 
 /// Runs `work` in a transaction that writes, again if others got in its way. A macro, because no
@@ -236,6 +237,31 @@ impl Store for PostgresStore {
     async fn session_circuits(&self, session: SessionId) -> Result<Vec<Circuit>> {
         look!(self.pool, "listing circuits", |tx| circuits::of_session(
             &tx, session
+        ))
+    }
+
+    async fn circuits(&self, filter: &CircuitFilter, limit: usize) -> Result<Vec<Circuit>> {
+        look!(self.pool, "listing circuits", |tx| sessions::circuits(
+            &tx, filter, limit
+        ))
+    }
+
+    async fn lead_elsewhere(
+        &self,
+        id: CircuitId,
+        host: &str,
+        port: u16,
+        cause: &Cause,
+    ) -> Result<Option<Rerouted>> {
+        fit::kernel_host(host)?;
+        change!(self.pool, "changing routes", |tx| sessions::lead_elsewhere(
+            &tx, id, host, port, cause
+        ))
+    }
+
+    async fn end_session(&self, session: SessionId, cause: &Cause) -> Result<Ended> {
+        change!(self.pool, "ending a session", |tx| sessions::end(
+            &tx, session, cause
         ))
     }
 

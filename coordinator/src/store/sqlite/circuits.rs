@@ -6,7 +6,7 @@ use patchbay_common::event::Change;
 use patchbay_common::id::{CircuitId, SessionId, WorkerId};
 use patchbay_common::timestamp;
 use patchbay_common::worker::Worker;
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{OptionalExtension, Params, Transaction, params};
 use serde_json::{Value, json};
 
 use super::rows::{self, micros};
@@ -251,11 +251,20 @@ pub(super) fn select(tx: &Transaction<'_>, wanted: &str, value: &str) -> Result<
         "SELECT {} FROM circuits c WHERE {wanted} ORDER BY c.created_at, c.id",
         rows::CIRCUIT
     );
+    read_where(tx, &sql, [value])
+}
+
+/// The circuits that a query selects, as far as they can be read.
+pub(super) fn read_where(
+    tx: &Transaction<'_>,
+    sql: &str,
+    params: impl Params,
+) -> Result<Vec<Circuit>> {
     let rows: Vec<Result<CircuitRow>> = tx
-        .prepare_cached(&sql)
+        .prepare_cached(sql)
         .and_then(|mut statement| {
             statement
-                .query_map([value], |row| {
+                .query_map(params, |row| {
                     let name: String = row.get(0)?;
                     let place = || format!("circuits row {name}");
                     Ok(rows::circuit(row).map_err(|cause| stored::corrupt(place(), cause)))

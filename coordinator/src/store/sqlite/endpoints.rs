@@ -203,9 +203,19 @@ pub(super) fn change_routes(
     changes: &[(EndpointId, RouteChange)],
     cause: &Cause,
 ) -> Result<Rerouting> {
-    const DOING: &str = "changing routes";
     let ids: Vec<EndpointId> = changes.iter().map(|(id, _)| *id).collect();
     let (outcomes, touched) = endpoint::apply(circuits_of(tx, &ids)?, changes, timestamp::now());
+    let circuits = rewrite(tx, touched, cause)?;
+    Ok(Rerouting { outcomes, circuits })
+}
+
+/// Writes circuits with their new routes, and logs that they have them.
+pub(super) fn rewrite(
+    tx: &Transaction<'_>,
+    touched: Vec<Circuit>,
+    cause: &Cause,
+) -> Result<Vec<Rerouted>> {
+    const DOING: &str = "changing routes";
     let mut circuits = Vec::with_capacity(touched.len());
     for circuit in touched {
         let routes = stored::route_info(&circuit)?.to_string();
@@ -228,5 +238,5 @@ pub(super) fn change_routes(
             generation,
         });
     }
-    Ok(Rerouting { outcomes, circuits })
+    Ok(circuits)
 }

@@ -14,6 +14,7 @@ mod migrate;
 mod moves;
 mod reports;
 mod rows;
+mod sessions;
 mod tokens;
 mod workers;
 
@@ -33,9 +34,9 @@ use uuid::Uuid;
 
 use super::error::Doing;
 use super::{
-    AuditEntry, AuditFilter, Cause, Closed, Figures, HealthCheck, LoggedEvent, LongOpen, Moved,
-    NewCircuit, NewEndpoint, NodeReport, Observer, Opened, Rerouting, Result, Reuse, RouteChange,
-    SessionToken, Store, StoreError, WorkerCircuits, fit,
+    AuditEntry, AuditFilter, Cause, CircuitFilter, Closed, Ended, Figures, HealthCheck,
+    LoggedEvent, LongOpen, Moved, NewCircuit, NewEndpoint, NodeReport, Observer, Opened, Rerouted,
+    Rerouting, Result, Reuse, RouteChange, SessionToken, Store, StoreError, WorkerCircuits, fit,
 };
 
 /// How long a statement waits for another process to let go of the file.
@@ -329,6 +330,37 @@ impl Store for SqliteStore {
     async fn session_circuits(&self, session: SessionId) -> Result<Vec<Circuit>> {
         self.look("listing circuits", move |tx| {
             circuits::of_session(tx, session)
+        })
+        .await
+    }
+
+    async fn circuits(&self, filter: &CircuitFilter, limit: usize) -> Result<Vec<Circuit>> {
+        let filter = filter.clone();
+        self.look("listing circuits", move |tx| {
+            sessions::circuits(tx, &filter, limit)
+        })
+        .await
+    }
+
+    async fn lead_elsewhere(
+        &self,
+        id: CircuitId,
+        host: &str,
+        port: u16,
+        cause: &Cause,
+    ) -> Result<Option<Rerouted>> {
+        fit::kernel_host(host)?;
+        let (host, cause) = (host.to_owned(), cause.clone());
+        self.change("changing routes", move |tx| {
+            sessions::lead_elsewhere(tx, id, &host, port, &cause)
+        })
+        .await
+    }
+
+    async fn end_session(&self, session: SessionId, cause: &Cause) -> Result<Ended> {
+        let cause = cause.clone();
+        self.change("ending a session", move |tx| {
+            sessions::end(tx, session, &cause)
         })
         .await
     }
