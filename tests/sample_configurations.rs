@@ -88,7 +88,8 @@ async fn the_coordinator_accepts_its_sample() -> anyhow::Result<()> {
 #[tokio::test]
 async fn the_worker_accepts_its_samples() -> anyhow::Result<()> {
     accepts(WORKER, "worker-port.toml", "secrets.env").await?;
-    accepts(WORKER, "worker-wildcard.toml", "secrets.env").await
+    accepts(WORKER, "worker-wildcard.toml", "secrets.env").await?;
+    accepts(WORKER, "gateway-tunnels.toml", "agent.env").await
 }
 
 #[tokio::test]

@@ -26,4 +26,16 @@ pub struct Arguments {
     /// A service to lend: ID=URL or ID@VISITOR-TOKEN=URL. May be repeated
     #[arg(long = "tunnel", value_name = "ID=URL")]
     pub tunnels: Vec<String>,
+
+    /// Certificates (PEM) to trust the gateway by, beside the system's
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<std::path::PathBuf>,
+
+    /// Where to show metrics, such as 127.0.0.1:9464
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<std::net::SocketAddr>,
+
+    /// The only transport to use: mux or poll. Without it, mux where it gets through
+    #[arg(long, value_name = "TRANSPORT")]
+    pub transport: Option<String>,
 }

@@ -1,8 +1,14 @@
 //! What the operator decides: a TOML file, the environment, flags, in rising order of weight.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use patchbay_common::config::Seconds;
 use patchbay_common::config::{
     ConfigError, Discovery, Loader, Logging, Mistake, Secret, Strictness, environment,
 };
+use patchbay_common::tunnel::{AgentId, Transport};
 use serde::Deserialize;
 
 use crate::arguments::Arguments;
@@ -16,6 +22,9 @@ pub const DISCOVERY: Discovery = Discovery {
 /// Variables the token is read from, the first that is set.
 const TOKEN_VARIABLES: [&str; 2] = ["PATCHBAY_AGENT_TOKEN", "PROXER_AGENT_TOKEN"];
 
+/// How long streams may go on after SIGTERM, unless the file says otherwise.
+const GRACE: Duration = Duration::from_secs(30);
+
 /// Everything the agent runs by.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -24,9 +33,19 @@ pub struct Config {
     /// Registration token.
     pub token: Secret,
     /// Name of this agent.
-    pub id: String,
+    pub id: AgentId,
     /// What it lends.
     pub tunnels: Vec<Tunnel>,
+    /// Certificates to trust the gateway by, PEM.
+    pub ca: Option<Vec<u8>>,
+    /// Certificates to trust `https` targets by, PEM.
+    pub target_ca: Option<Vec<u8>>,
+    /// Where metrics are shown.
+    pub metrics: Option<SocketAddr>,
+    /// The only transport to use.
+    pub transport: Option<Transport>,
+    /// How long streams may go on after SIGTERM.
+    pub grace: Duration,
 }
 
 /// `[agent]`.
@@ -37,6 +56,11 @@ struct Section {
     token: Option<Secret>,
     id: Option<String>,
     tunnels: Vec<String>,
+    ca: Option<PathBuf>,
+    target_ca: Option<PathBuf>,
+    metrics: Option<SocketAddr>,
+    transport: Option<String>,
+    grace_period: Option<Seconds>,
 }
 
 impl Config {
@@ -64,11 +88,62 @@ impl Config {
         let config = Self {
             gateway: gateway(l, arguments.gateway.clone().or(section.gateway)),
             token: l.require("agent", "token", token),
-            id: l.require("agent", "id", arguments.id.clone().or(section.id)),
+            id: id(l, arguments.id.clone().or(section.id))?,
             tunnels: tunnels(l, section.tunnels.iter().chain(&arguments.tunnels)),
+            ca: certificates(l, "agent.ca", arguments.ca.clone().or(section.ca)),
+            target_ca: certificates(l, "agent.target_ca", section.target_ca),
+            metrics: arguments.metrics.or(section.metrics),
+            transport: transport(l, arguments.transport.clone().or(section.transport)),
+            grace: section.grace_period.map_or(GRACE, |grace| grace.0),
         };
         loader.finish()?;
         Ok(config)
+    }
+}
+
+/// A name; where there is none or a wrong one, the mistake is noted and any name will do.
+fn id(loader: &mut Loader, given: Option<String>) -> Result<AgentId, ConfigError> {
+    let text: String = loader.require("agent", "id", given);
+    let parsed = text.parse::<AgentId>();
+    if let (Err(error), false) = (&parsed, text.is_empty()) {
+        loader.mistake(Mistake::new("agent.id", error));
+    }
+    parsed
+        .or_else(|_| "unnamed".parse())
+        .map_err(|error| ConfigError::Mistakes {
+            file: "agent.id".into(),
+            mistakes: vec![Mistake::new("agent.id", error)],
+        })
+}
+
+fn certificates(loader: &mut Loader, key: &str, file: Option<PathBuf>) -> Option<Vec<u8>> {
+    let file = file?;
+    match std::fs::read(&file) {
+        Ok(pem) => match reqwest::Certificate::from_pem_bundle(&pem) {
+            Ok(all) if !all.is_empty() => return Some(pem),
+            _ => loader.mistake(Mistake::new(
+                key,
+                format!("{} holds no certificate (PEM)", file.display()),
+            )),
+        },
+        Err(cause) => loader.mistake(Mistake::new(
+            key,
+            format!("{} cannot be read: {cause}", file.display()),
+        )),
+    }
+    None
+}
+
+fn transport(loader: &mut Loader, given: Option<String>) -> Option<Transport> {
+    match given.as_deref() {
+        None => None,
+        Some("mux") => Some(Transport::Mux),
+        Some("poll") => Some(Transport::Poll),
+        Some(other) => {
+            let problem = format!("`{other}` is not a transport: write mux or poll");
+            loader.mistake(Mistake::new("agent.transport", problem));
+            None
+        }
     }
 }
 

@@ -3,15 +3,15 @@
 use std::str::FromStr;
 
 use patchbay_common::config::Secret;
+use patchbay_common::tunnel::TunnelId;
 
-/// Longest name of a tunnel.
-const MAX_ID: usize = 63;
+pub use patchbay_common::tunnel::Kind;
 
 /// One service to lend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tunnel {
     /// Its name on the gateway.
-    pub id: String,
+    pub id: TunnelId,
     /// What visitors have to show, if anything.
     pub visitor_token: Option<Secret>,
     /// Where requests go.
@@ -50,9 +50,39 @@ pub enum TunnelError {
     /// The token after `@` is empty.
     #[error("tunnel `{0}` has an empty visitor token: give one or leave the @ out")]
     Token(String),
+    /// Bytes cannot show a token.
+    #[error("tunnel `{0}` carries TCP, which shows no token: leave the @ out and guard its port")]
+    TcpToken(String),
     /// The target is not one we can dial.
     #[error("`{0}` is not a target: use http://host:port, https://host:port or tcp://host:port")]
     Target(String),
+}
+
+impl Tunnel {
+    /// What it carries.
+    pub fn kind(&self) -> Kind {
+        match self.target.scheme {
+            Scheme::Tcp => Kind::Tcp,
+            Scheme::Http | Scheme::Https => Kind::Http,
+        }
+    }
+}
+
+impl Target {
+    /// Its host, without brackets.
+    pub fn host(&self) -> &str {
+        let host = self.authority.rsplit_once(':').map_or("", |(host, _)| host);
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// What URLs of its pages begin with.
+    pub fn base(&self) -> String {
+        let scheme = match self.scheme {
+            Scheme::Https => "https",
+            Scheme::Http | Scheme::Tcp => "http",
+        };
+        format!("{scheme}://{}", self.authority)
+    }
 }
 
 impl FromStr for Tunnel {
@@ -67,14 +97,14 @@ impl FromStr for Tunnel {
             Some((id, "")) => return Err(TunnelError::Token(id.to_owned())),
             Some((id, token)) => (id, Some(Secret::new(token))),
         };
-        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-        if !(1..=MAX_ID).contains(&id.len()) || !id.bytes().all(legal) {
-            return Err(TunnelError::Id(id.to_owned()));
+        let target: Target = target.parse()?;
+        if target.scheme == Scheme::Tcp && visitor_token.is_some() {
+            return Err(TunnelError::TcpToken(id.to_owned()));
         }
         Ok(Self {
-            id: id.to_owned(),
+            id: id.parse().map_err(|_| TunnelError::Id(id.to_owned()))?,
             visitor_token,
-            target: target.parse()?,
+            target,
         })
     }
 }
@@ -137,6 +167,7 @@ mod tests {
             "a=tcp://h",
             "a=http://h/p",
             "a=http://h:0",
+            "a@token=tcp://h:22",
         ] {
             assert!(text.parse::<Tunnel>().is_err(), "{text}");
         }

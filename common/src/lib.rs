@@ -20,4 +20,5 @@ pub mod subdomain;
 pub mod telemetry;
 pub mod timestamp;
 pub mod token;
+pub mod tunnel;
 pub mod worker;

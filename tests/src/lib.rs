@@ -17,6 +17,7 @@ pub mod grpc;
 pub mod http2_cases;
 pub mod incumbent;
 pub mod issuer;
+pub mod lending;
 pub mod load;
 pub mod malformed;
 pub mod opener;

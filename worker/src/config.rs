@@ -20,7 +20,7 @@ mod limits;
 mod sections;
 mod upstreams;
 
-use crate::gateway::config::{self as gateway, GatewayConfig};
+use crate::gateway::config::GatewayConfig;
 
 pub use limits::Limits;
 pub use sections::{Cors, Http2, Permit, Server, Sync, Timeouts};
@@ -103,8 +103,10 @@ pub struct Config {
     /// Whether there are circuits: a worker without `[proxy_worker]` is a gateway only, and what
     /// is said of circuits above stands in for them.
     pub has_circuits: bool,
-    /// `[gateway]`.
+    /// `[gateway]`; also there where `[tunnels]` alone is.
     pub gateway: Option<GatewayConfig>,
+    /// `[tunnels]`.
+    pub tunnels: Option<crate::tunnel::Settings>,
     /// `[limits]`.
     pub limits: Limits,
     /// `[upstreams]`.
@@ -205,8 +207,9 @@ impl Config {
         let l = &mut loader;
         let logging: Logging = l.section("logging", Strictness::Theirs);
         logging.install(args, l);
-        let has_circuits = l.has(WORKER) || !l.has(gateway::SECTION);
+        let has_circuits = l.has(WORKER) || !GatewayConfig::is_in(l);
         let gateway = GatewayConfig::read(l);
+        let tunnels = crate::tunnel::Settings::read(l, |name| std::env::var(name).ok());
         let worker = match &gateway {
             Some(gateway) if !has_circuits => ProxyWorker::absent(gateway.admin_bind),
             _ => l.section::<ProxyWorker>(WORKER, Strictness::Theirs),
@@ -218,7 +221,6 @@ impl Config {
             sections::fill(&mut secrets, &mut permit_hash);
         }
         let config = Self {
-            file: file.map(Path::to_owned),
             authority: l.require(WORKER, "authority", worker.authority.clone()),
             node_id: worker.id.clone().unwrap_or_else(node_id),
             coordinator: coordinator(l, worker.coordinator_endpoint.as_deref()),
@@ -259,6 +261,8 @@ impl Config {
             proxy_protocol: proxy_protocol(l),
             has_circuits,
             gateway,
+            tunnels,
+            file: file.map(Path::to_owned),
             limits: l.section::<Limits>("limits", Strictness::Ours).check(l),
             upstreams: upstreams::read(l),
         };

@@ -12,6 +12,7 @@ use crate::error::Refusal;
 use crate::gateway::Visit;
 use crate::stage::{Client, Credential};
 use crate::target::Target;
+use crate::tunnel::Admission;
 use crate::upstream::{Picked, Upstream};
 
 /// Most upstreams tried for one request.
@@ -38,6 +39,10 @@ pub struct Context {
     pub visit: Option<Box<Visit>>,
     /// By what right.
     pub credential: Option<Credential>,
+    /// By what right, where it goes through a tunnel.
+    pub admission: Option<Admission>,
+    /// Path and query as the upstream is to see them, where they are not the client's.
+    pub forward_target: Option<String>,
     /// Where it is sent.
     pub picked: Option<Picked>,
     /// Where sending it failed.
@@ -109,6 +114,8 @@ impl Context {
             grpc: None,
             visit: None,
             credential: None,
+            admission: None,
+            forward_target: None,
             picked: None,
             tried: Vec::new(),
             faults: Vec::new(),

@@ -1,7 +1,9 @@
 //! What a client is told when a request cannot be carried: the only file that knows statuses,
 //! types and texts (contract/rest-coordinator.md §4, contract/data-plane.md §2–7).
 
+mod admin;
 mod gateway;
+mod tunnel;
 
 use std::fmt::Write as _;
 
@@ -9,9 +11,8 @@ use patchbay_common::request_id::RequestId;
 use patchbay_common::token::TokenError;
 use serde_json::json;
 
-use crate::admin::ApiError;
 use crate::gateway::refusal::GatewayRefusal;
-use crate::setup::SetupError;
+use crate::tunnel::TunnelError;
 use crate::upstream::Unavailable;
 
 /// Why a request is not carried.
@@ -89,6 +90,21 @@ pub enum Refusal {
     /// The worker carries as many connections as it may.
     #[error("The worker is at its limit of connections")]
     Busy,
+    /// No tunnel of this name is or was lent.
+    #[error("There is no tunnel called {0}")]
+    UnknownTunnel(String),
+    /// The tunnel's agent is not there.
+    #[error("The tunnel's agent is not connected at the moment")]
+    NoAgent,
+    /// The tunnel's agent has as much to do as it may.
+    #[error("The tunnel's agent is busy")]
+    TunnelBusy,
+    /// The tunnel asks visitors for a token.
+    #[error("This tunnel asks for a token")]
+    VisitorToken,
+    /// A control call of an agent's or an operator's.
+    #[error("{0}")]
+    Tunnel(TunnelError),
     /// Our own fault.
     #[error("The worker failed to handle the request")]
     Internal,
@@ -230,13 +246,20 @@ impl From<&Refusal> for Problem {
             | R::BearerScheme(_)
             | R::BearerInvalid(_)
             | R::BearerMismatch
+            | R::VisitorToken
             | R::Ticket => CREDENTIALS,
-            R::NotFound => NOT_FOUND,
+            R::NotFound | R::UnknownTunnel(_) => NOT_FOUND,
+            R::Tunnel(error) => tunnel::kind(error),
             R::UpstreamConnect => UPSTREAM_REFUSED,
             R::UpstreamBroke => UPSTREAM_BROKE,
             R::UpstreamConnectTimeout | R::UpstreamTimeout => UPSTREAM_TIMEOUT,
             R::NoUpstream => NO_UPSTREAM,
-            R::CircuitClosed | R::Busy | R::QueueFull | R::QueueTimeout => UNAVAILABLE,
+            R::CircuitClosed
+            | R::Busy
+            | R::NoAgent
+            | R::TunnelBusy
+            | R::QueueFull
+            | R::QueueTimeout => UNAVAILABLE,
             R::HeadTooLarge => HEAD_TOO_LARGE,
             R::BodyTooLarge(_) => BODY_TOO_LARGE,
             R::AddressBusy => TOO_MANY,
@@ -253,74 +276,6 @@ impl From<&Refusal> for Problem {
                 R::Gateway(GatewayRefusal::TooMany { retry_after }) => Some(*retry_after),
                 _ => matches!(status, 429 | 503).then_some(2),
             },
-            request_id: None,
-        }
-    }
-}
-
-impl From<&ApiError> for Problem {
-    fn from(error: &ApiError) -> Self {
-        let (status, kind, title, error_code) = match error {
-            ApiError::Token => CREDENTIALS,
-            ApiError::NoRoute | ApiError::NotRemembered => (
-                404,
-                "url-not-found",
-                "Unknown URL path.",
-                "agent_request_not-found",
-            ),
-            ApiError::Method(_) => (
-                405,
-                "method-not-allowed",
-                "HTTP Method Not Allowed.",
-                "agent_request_bad-request",
-            ),
-            ApiError::Forbidden => (
-                403,
-                "generic-forbidden",
-                "Forbidden operation.",
-                "agent_access_forbidden",
-            ),
-            ApiError::Preflight => (
-                400,
-                "generic-bad-request",
-                "Bad request.",
-                "agent_request_bad-request",
-            ),
-            ApiError::Body
-            | ApiError::Setup(SetupError::NoToken | SetupError::Inference | SetupError::Protocol) => {
-                (
-                    400,
-                    "invalid-api-params",
-                    "Missing or invalid API parameters.",
-                    "agent_request_invalid-parameters",
-                )
-            }
-            ApiError::Setup(SetupError::Token(_)) => (
-                401,
-                "invalid-credentials",
-                "Authentication credentials not valid.",
-                "agent_auth_unauthorized",
-            ),
-            ApiError::Setup(SetupError::NoCircuit) => (
-                404,
-                "object-not-found",
-                "E00002: No such worker:circuit.",
-                "agent_read_not-found",
-            ),
-            ApiError::Setup(SetupError::Coordinator(_)) => (
-                502,
-                "appproxy/coordinator-connection-error",
-                "E20014: Failed to communicate with coordinator.",
-                "agent_access_unreachable",
-            ),
-        };
-        Self {
-            status,
-            kind,
-            title,
-            error_code,
-            msg: error.to_string(),
-            retry_after: (status == 503).then_some(2),
             request_id: None,
         }
     }

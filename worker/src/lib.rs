@@ -19,5 +19,6 @@ pub mod stream;
 pub mod sync;
 pub mod table;
 pub mod target;
+pub mod tunnel;
 pub mod upstream;
 pub mod wiring;

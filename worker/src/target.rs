@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::gateway::plan::LiveService;
 use crate::table::LiveCircuit;
+use crate::tunnel::Lent;
 use crate::upstream::UpstreamSet;
 
 /// What a request was located to.
@@ -16,6 +17,8 @@ pub enum Target {
     Circuit(Arc<LiveCircuit>),
     /// A service of the gateway.
     Service(Arc<LiveService>),
+    /// A service an agent lends.
+    Tunnel(Arc<Lent>),
 }
 
 impl Target {
@@ -24,6 +27,7 @@ impl Target {
         match self {
             Self::Circuit(circuit) => &circuit.upstreams,
             Self::Service(service) => &service.upstreams,
+            Self::Tunnel(lent) => &lent.upstreams,
         }
     }
 
@@ -32,6 +36,7 @@ impl Target {
         match self {
             Self::Circuit(circuit) => &circuit.closed,
             Self::Service(service) => &service.closed,
+            Self::Tunnel(lent) => &lent.closed,
         }
     }
 
@@ -39,14 +44,14 @@ impl Target {
     pub fn circuit(&self) -> Option<&Arc<LiveCircuit>> {
         match self {
             Self::Circuit(circuit) => Some(circuit),
-            Self::Service(_) => None,
+            Self::Service(_) | Self::Tunnel(_) => None,
         }
     }
 
     /// The service, if it is one.
     pub fn service(&self) -> Option<&Arc<LiveService>> {
         match self {
-            Self::Circuit(_) => None,
+            Self::Circuit(_) | Self::Tunnel(_) => None,
             Self::Service(service) => Some(service),
         }
     }

@@ -8,6 +8,7 @@ mod ending;
 mod gateway;
 mod reload;
 mod succession;
+mod tunnels;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +20,7 @@ use ipnet::IpNet;
 use patchbay_common::circuit::{Protocol, Slot};
 use patchbay_common::config::{Loader, Mistake};
 use patchbay_common::lifecycle::{Drain, Notify, at_every_hangup};
+use patchbay_common::tunnel::TunnelId;
 use patchbay_listen::{ListenError, bind, tls};
 use pingora_core::apps::HttpServerApp as _;
 use pingora_core::server::configuration::ServerConf;
@@ -48,6 +50,7 @@ use crate::setup::{Setup, Tickets};
 use crate::stage::Stages;
 use crate::sync::{Link, RouteReporter, Serving};
 use crate::table::Table;
+use crate::tunnel::Registry;
 use crate::upstream::{PeerTemplate, Prober};
 
 /// Idle upstream connections kept for all circuits together.
@@ -90,7 +93,9 @@ pub fn run(config: Config, source: Source) -> anyhow::Result<()> {
     let succession = Succession::begin(&config)?;
     let sockets = Sockets::bind(&config, &succession.listeners)?;
     let format = config.log_format;
-    let prober = Arc::new(Prober::new(Arc::new(config.upstreams.clone())));
+    let tunnels = tunnels::registry(&config);
+    let prober = Prober::new(Arc::new(config.upstreams.clone()));
+    let prober = Arc::new(prober.lending(Arc::clone(&tunnels)));
     let gateway = config.gateway.as_ref();
     let gateway = gateway.map(|config| gateway::Room::new(config, &prober));
     let gateway = gateway.transpose()?;
@@ -109,6 +114,7 @@ pub fn run(config: Config, source: Source) -> anyhow::Result<()> {
         explain: Arc::new(Explain::new(config.server.explain_requests)),
         link: watch::channel(None).0,
         gateway,
+        tunnels,
         succession,
         config,
     });
@@ -157,6 +163,8 @@ struct Rooms {
     link: watch::Sender<Option<Arc<Link>>>,
     /// The gateway, if there is one.
     gateway: Option<gateway::Room>,
+    /// Tunnels; empty for ever where agents may not register.
+    tunnels: Arc<Registry>,
     succession: Succession,
 }
 
@@ -203,6 +211,7 @@ struct Sockets {
     api: TcpListener,
     traffic: TrafficSockets,
     gateway: Vec<TcpListener>,
+    tunnels: Vec<(TcpListener, TunnelId)>,
 }
 
 enum TrafficSockets {
@@ -216,6 +225,7 @@ impl Sockets {
         Ok(Self {
             api: listeners.listen(config.api_bind)?,
             gateway: gateway::bind_all(config, listeners)?,
+            tunnels: tunnels::bind_all(config, listeners)?,
             traffic: match &config.frontend {
                 _ if !config.has_circuits => TrafficSockets::None,
                 Frontend::Port { bind, range, .. } => {
@@ -292,12 +302,13 @@ impl BackgroundService for Syncing {
         let watch = futures_util::future::join_all(watched);
         let follow = async {
             if let (Some(room), Some(started)) = (&rooms.gateway, &rooms.config.gateway) {
-                reload::follow(&self.source, room, started, &hangup).await;
+                reload::follow(&self.source, room, &rooms.tunnels, started, &hangup).await;
             }
         };
         tokio::join!(
             follow,
             Arc::clone(&rooms.prober).run(),
+            rooms.tunnels.sweep(),
             reporter.run(),
             Notify.feed_watchdog(),
             at_every_hangup(reload),
@@ -404,7 +415,8 @@ impl BackgroundService for Traffic {
                 proxy.http_cleanup().await;
             }
         };
-        let (api, (), ()) = tokio::join!(api.run(sockets.api), traffic, gateway);
+        let ports = self.serve_tunnel_ports(sockets.tunnels, &metrics);
+        let (api, (), (), ()) = tokio::join!(api.run(sockets.api), traffic, gateway, ports);
         if let Err(error) = api {
             log::error!("the API does not listen: {error}");
         }
@@ -471,7 +483,7 @@ impl Traffic {
         let timeouts = &self.rooms.config.timeouts;
         Proxy {
             conduct,
-            peers: PeerTemplate::new(timeouts, &self.rooms.config.http2),
+            peers: self.peers(),
             keepalive: timeouts.keepalive.0.as_secs().max(1),
         }
     }
@@ -491,6 +503,7 @@ impl Traffic {
             }
             _ => Stages::new(&rooms.config, table),
         };
+        let tunnels = self.calls(&entrance);
         Arc::new(Conduct {
             entrance,
             stages,
@@ -500,9 +513,19 @@ impl Traffic {
             metrics: Arc::clone(metrics),
             access_log: Arc::clone(&rooms.access_log),
             drain: rooms.drain.clone(),
+            tunnels,
             explain: Arc::clone(&rooms.explain),
             limits: rooms.config.limits.clone(),
         })
+    }
+
+    fn peers(&self) -> PeerTemplate {
+        let config = &self.rooms.config;
+        PeerTemplate::new(
+            &config.timeouts,
+            &config.http2,
+            Arc::clone(&self.rooms.tunnels),
+        )
     }
 
     fn tcp(&self, link: &Link, metrics: &Arc<Metrics>) -> TcpCarrier {
@@ -510,7 +533,7 @@ impl Traffic {
         TcpCarrier {
             table: Arc::clone(&rooms.table),
             port_offset: crate::stage::port_offset(&rooms.config.frontend),
-            peers: PeerTemplate::new(&rooms.config.timeouts, &rooms.config.http2),
+            peers: self.peers(),
             prober: Arc::clone(&rooms.prober),
             activity: Arc::clone(link.activity()),
             metrics: Arc::clone(metrics),

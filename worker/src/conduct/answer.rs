@@ -10,10 +10,15 @@ use crate::context::Context;
 use crate::error::{Problem, Refusal, wants_page};
 use crate::stage::{Head, Preflight};
 use crate::target::Target;
+use crate::tunnel::Reply;
 
 /// Value of `Server` on answers of our own.
 const SERVER: &str = "Patchbay";
 
+/// What the dashboard's page may load: itself, and our own facts.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; \
+                           script-src 'unsafe-inline'; connect-src 'self'; img-src data:; \
+                           base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// Seconds after which an app that is starting may be asked again.
 const STARTING_AGAIN: u64 = 2;
 
@@ -125,6 +130,19 @@ impl Conduct {
         answer.close = ends_connection(&refusal);
         ctx.refusal = Some(refusal);
         answer
+    }
+
+    /// The answer to a call.
+    pub fn reply(&self, reply: &Reply, ctx: &mut Context) -> Answer {
+        let mut answer = Answer::new(200, ctx)
+            .with("content-type", reply.content_type)
+            .with("cache-control", "no-store");
+        if reply.content_type.starts_with("text/html") {
+            answer = answer
+                .with("content-security-policy", PAGE_POLICY)
+                .with("x-frame-options", "DENY");
+        }
+        answer.body(reply.body.clone())
     }
 
     /// The answer to a preflight.

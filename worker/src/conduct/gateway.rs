@@ -10,6 +10,7 @@ use crate::context::Context;
 use crate::error::Refusal;
 use crate::gateway::chain::{self, Wait};
 use crate::gateway::plan::Action;
+use crate::gateway::refusal::GatewayRefusal;
 use crate::gateway::router::path_after;
 use crate::gateway::{Gateway, Visit};
 use crate::stage::{Client, Head, HeaderSink};
@@ -22,7 +23,11 @@ impl Conduct {
         head: &Head<'_>,
         ctx: &mut Context,
     ) -> Result<Step, Refusal> {
-        let route = gateway.route(head)?;
+        let route = match gateway.route(head) {
+            Ok(route) => route,
+            Err(GatewayRefusal::NoRoute) if self.is_dashboard(head) => return Ok(Step::Call),
+            Err(refusal) => return Err(refusal.into()),
+        };
         ctx.visit = Some(Box::new(Visit::new(route)));
         self.proceed(head, ctx)
     }
@@ -116,6 +121,9 @@ impl Conduct {
 
     /// The target the upstream is sent, where it is another than the client's.
     pub fn target<'a>(&self, head: &Head<'a>, ctx: &Context) -> Option<Cow<'a, str>> {
+        if let Some(target) = &ctx.forward_target {
+            return Some(Cow::Owned(target.clone()));
+        }
         let route = &ctx.visit.as_ref()?.route;
         if route.strip == 0 && route.add_prefix.is_empty() {
             return None;

@@ -8,6 +8,7 @@
 mod answer;
 mod gateway;
 mod grpc;
+mod lent;
 mod report;
 
 use std::net::IpAddr;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use patchbay_common::lifecycle::Drain;
 use patchbay_common::request_id;
+use patchbay_common::tunnel::path;
 
 use crate::access_log::AccessLog;
 use crate::config::Limits;
@@ -29,6 +31,7 @@ use crate::setup::{PERMIT_PATH, Tickets};
 use crate::stage::{Client, Head, HeaderSink, Preflight, Stages, Verdict};
 use crate::sync::Activity;
 use crate::target::Target;
+use crate::tunnel::{Admission, Calls, Session, strip};
 use crate::upstream::{self, Ask, Fault, Prober, Upstream, may_retry};
 
 pub use answer::Answer;
@@ -65,6 +68,8 @@ pub struct Conduct {
     pub access_log: Arc<AccessLog>,
     /// Counts what is in flight.
     pub drain: Drain,
+    /// At the gateway: tunnels, where agents may register.
+    pub tunnels: Option<Arc<Calls>>,
     /// What a request may cost.
     pub limits: Limits,
     /// Remembers what became of requests.
@@ -86,6 +91,10 @@ pub enum Step {
     Answer(Answer),
     /// Give this to [`Conduct::wait`], then go on with [`Conduct::proceed`].
     Wait(Wait),
+    /// Answer it here: a call of an agent's or an operator's, once its body has been read.
+    Call,
+    /// The connection becomes the multiplexed one of this session.
+    Attach(Arc<Session>),
 }
 
 impl Conduct {
@@ -114,7 +123,10 @@ impl Conduct {
         self.bound_head(raw)?;
         match &self.entrance {
             Entrance::Circuits => self.pass_circuit(head, &client, ctx),
-            Entrance::Gateway(gateway) => self.pass_gateway(gateway, head, ctx),
+            Entrance::Gateway(gateway) => match self.pass_lent(head, ctx)? {
+                Some(step) => Ok(step),
+                None => self.pass_gateway(gateway, head, ctx),
+            },
         }
     }
 
@@ -299,6 +311,13 @@ impl Conduct {
         match target {
             Target::Circuit(circuit) => self.stages.inject(head, &client, circuit, &id, sink),
             Target::Service(_) => self.inject_for_service(head, &client, ctx, sink),
+            Target::Tunnel(lent) => {
+                let admission = ctx.admission.unwrap_or(Admission::Open);
+                self.stages.inject_forwarded(head, &client, &id, sink);
+                let prefix = format!("{}{}", path::TRAFFIC, lent.id);
+                sink.set("x-forwarded-prefix", &prefix);
+                strip(admission, sink);
+            }
         }
         Ok(())
     }

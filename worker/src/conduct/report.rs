@@ -10,6 +10,7 @@ use crate::explain::Record;
 use crate::metrics::RequestFacts;
 use crate::stage::Credential;
 use crate::target::Target;
+use crate::tunnel::Admission;
 
 /// What the log shows for a client that went away before it had its answer (nginx's number).
 const CLIENT_GONE: u16 = 499;
@@ -53,6 +54,7 @@ impl Conduct {
             client_gone: outcome.client_gone,
             spliced: ctx.spliced.is_some(),
         });
+        self.note_tunnel(status, (bytes_in, bytes_out), ctx);
         if let Some(visit) = &ctx.visit {
             let counts = &visit.route.counts;
             counts.ended(status, duration, bytes_in, bytes_out);
@@ -103,7 +105,8 @@ impl Conduct {
             credential: ctx
                 .credential
                 .map(Credential::as_str)
-                .or_else(|| visit?.passage.credential),
+                .or_else(|| visit?.passage.credential)
+                .or_else(|| ctx.admission.map(Admission::as_str)),
             route: ctx
                 .picked
                 .as_ref()

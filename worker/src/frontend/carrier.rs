@@ -12,6 +12,7 @@ use patchbay_listen::prepare;
 use patchbay_listen::proxy_protocol::{self, ProxyProtocolError};
 use patchbay_listen::tls::{Live, Purpose};
 use pingora_core::apps::ServerApp;
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::{ALPN, IO, Ssl as _};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -230,7 +231,7 @@ impl Carry for TcpCarrier {
                 picked = chosen;
                 let meter = Arc::new(Meter::default());
                 let open = self.metrics.tcp_opened();
-                let carrying = tcp::carry(stream, upstream, circuit, &meter);
+                let carrying = tcp::carry(stream, upstream, &circuit.closed, &meter);
                 let spliced = mark_while(&self.activity, circuit, picked.session, carrying).await;
                 open.carried(spliced.sent, spliced.received);
                 line.route = Some(&picked.upstream.label);
@@ -257,7 +258,7 @@ impl TcpCarrier {
         peer: SocketAddr,
     ) -> (
         Option<Arc<LiveCircuit>>,
-        Result<(crate::upstream::Picked, TcpStream), Refusal>,
+        Result<(crate::upstream::Picked, L4Stream), Refusal>,
     ) {
         let bound = local.port();
         let port = u16::try_from(i32::from(bound) + self.port_offset).unwrap_or(bound);

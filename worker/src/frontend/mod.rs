@@ -8,9 +8,11 @@
 mod accept;
 mod carrier;
 mod guard;
+mod lent;
 mod port;
 
 pub use accept::{Acceptor, ConnectionGate};
 pub use carrier::{Carry, Guarding, HttpCarrier, Speak, TcpCarrier};
 pub use guard::{Control, Guarded, Wire};
+pub use lent::TunnelCarrier;
 pub use port::PortRange;

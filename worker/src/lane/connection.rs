@@ -76,6 +76,8 @@ pub(super) enum After {
     Kept,
     /// It ends.
     Closed,
+    /// The request is for the other engine; nothing of it has been used.
+    HandOver(Reason),
 }
 
 /// What was read.
@@ -118,22 +120,21 @@ impl Lane {
         loop {
             let read = connection.read(first).await;
             connection.requests = connection.requests.saturating_add(1);
-            let kept = match read {
+            let after = match read {
                 Read::Nothing => return,
-                Read::Plain(request) => connection.exchange(request).await == After::Kept,
-                Read::Other(reason) => {
+                Read::Plain(request) => connection.exchange(request).await,
+                Read::Other(reason) => After::HandOver(reason),
+            };
+            match after {
+                After::Kept => {}
+                After::Closed => return connection.close().await,
+                After::HandOver(reason) => {
                     self.conduct.metrics.handed_over(reason);
                     match connection.hand_over().await {
-                        Some(back) => {
-                            connection = back;
-                            true
-                        }
+                        Some(back) => connection = back,
                         None => return,
                     }
                 }
-            };
-            if !kept {
-                return connection.close().await;
             }
             first = false;
         }

@@ -13,13 +13,14 @@ use super::answer;
 use super::connection::{After, Connection};
 use super::flow::Broken;
 use super::head::Headers;
-use super::request::Request;
+use super::request::{Reason, Request};
 use super::rewrite::Rewrite;
 use crate::conduct::{Answer, Outcome, Step};
 use crate::context::Context;
 use crate::error::Refusal;
 use crate::metrics::Engine;
 use crate::stage::{Head, HeaderLookup as _};
+use crate::target::Target;
 use crate::upstream::Fault;
 
 /// An upstream connection.
@@ -52,16 +53,21 @@ impl<S: IO + 'static> Connection<S> {
         memory
             .head
             .extend_from_slice(&memory.up.data()[..request.length]);
-        memory.up.consume(request.length);
         memory.request.clear();
         let mut account = Account {
             body_left: request.body,
             ..Account::default()
         };
         let mut ctx = Context::new();
-        self.lane.conduct.metrics.carried_by(Engine::Lane);
         self.lane.conduct.begin(&mut ctx);
-        let answer = match self.pass(&request, &mut ctx) {
+        let step = self.pass(&request, &mut ctx);
+        let lent = |target: &Target| target.upstreams().all().any(|one| one.tunnel().is_some());
+        if matches!(step, Ok(Step::Forward)) && ctx.target.as_ref().is_some_and(lent) {
+            return After::HandOver(Reason::Tunnel);
+        }
+        self.memory.up.consume(request.length);
+        self.lane.conduct.metrics.carried_by(Engine::Lane);
+        let answer = match step {
             Ok(Step::Forward) => match self.forward(&request, &mut ctx, &mut account).await {
                 Ok(()) => None,
                 Err(refusal) => Some((self.refusal(refusal, &mut ctx), false)),
@@ -72,7 +78,7 @@ impl<S: IO + 'static> Connection<S> {
             }
             Ok(Step::Answer(answer)) => Some((answer, true)),
             // Upgrades are not plain, and no stage of circuits waits.
-            Ok(Step::Upgrade | Step::Wait(_)) => {
+            Ok(Step::Upgrade | Step::Wait(_) | Step::Call | Step::Attach(_)) => {
                 Some((self.refusal(Refusal::Internal, &mut ctx), false))
             }
             Err(refusal) => Some((self.refusal(refusal, &mut ctx), true)),

@@ -50,11 +50,13 @@ pub enum Reason {
     Expect,
     /// It says something about the connection that the lane does not deal with.
     Connection,
+    /// Its app is reached through a tunnel.
+    Tunnel,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Long,
         Self::Form,
         Self::Version,
@@ -65,6 +67,7 @@ impl Reason {
         Self::Body,
         Self::Expect,
         Self::Connection,
+        Self::Tunnel,
     ];
 
     /// The label.
@@ -80,6 +83,7 @@ impl Reason {
             Self::Body => "body",
             Self::Expect => "expect",
             Self::Connection => "connection",
+            Self::Tunnel => "tunnel",
         }
     }
 }

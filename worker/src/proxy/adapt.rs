@@ -15,7 +15,7 @@ use crate::frontend::{Control, Guarded};
 use crate::stage::{Head, HeaderLookup, HeaderSink, is_alike, is_hop_by_hop};
 
 /// A header map as the stages read it.
-struct Headers<'a>(&'a HeaderMap);
+pub(super) struct Headers<'a>(pub(super) &'a HeaderMap);
 
 impl HeaderLookup for Headers<'_> {
     fn get(&self, name: &str) -> Option<&[u8]> {

@@ -6,7 +6,7 @@ use pingora_proxy::{FailToProxy, Session};
 use super::Proxy;
 use crate::context::Context;
 use crate::error::Refusal;
-use crate::upstream::Fault;
+use crate::upstream::{Fault, tunnel_refusal};
 
 const ANOTHER: &str = "another upstream is tried";
 
@@ -47,6 +47,9 @@ pub(super) fn is_decided(error: &Error) -> bool {
 /// What a failure is to the client; `None` if the client itself is gone.
 fn classify(error: &Error) -> Option<Refusal> {
     use ErrorType as E;
+    if let Some(refusal) = tunnel_refusal(error.etype()) {
+        return Some(refusal);
+    }
     match error.esource() {
         ErrorSource::Downstream => match error.etype() {
             E::InvalidHTTPHeader => Some(Refusal::BadRequest("the request is not valid HTTP")),

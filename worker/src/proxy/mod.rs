@@ -7,6 +7,7 @@
 mod account;
 mod adapt;
 mod answer;
+mod calls;
 mod faults;
 mod grpc_web;
 mod report;
@@ -137,6 +138,8 @@ impl ProxyHttp for Proxy {
             Step::Forward => Ok(false),
             Step::Upgrade => self.upgrade(session, ctx).await.map(|()| true),
             Step::Exchange => self.exchange(session, ctx).await.map(|()| true),
+            Step::Call => self.call(session, ctx).await.map(|()| true),
+            Step::Attach(agent) => self.attach(session, ctx, &agent).await.map(|()| true),
             Step::Preflight(preflight) => {
                 let answer = self.conduct.preflight(&preflight, ctx);
                 answer::write(session, ctx, answer).await.map(|()| true)
@@ -152,11 +155,10 @@ impl ProxyHttp for Proxy {
             Ok(upstream) => upstream,
             Err(refusal) => return faults::refuse(ctx, refusal),
         };
-        match upstream.address().await {
-            Ok(address) => {
-                let circuit = ctx.target.as_ref().and_then(Target::circuit);
-                let protocol = circuit.map_or(Protocol::Http, |live| live.circuit.protocol);
-                let mut peer = self.peers.speaking(protocol, address);
+        let circuit = ctx.target.as_ref().and_then(Target::circuit);
+        let protocol = circuit.map_or(Protocol::Http, |live| live.circuit.protocol);
+        match self.peers.peer(&upstream, protocol).await {
+            Ok(mut peer) => {
                 let visit = ctx.visit.as_deref();
                 if let Some(time) = visit.and_then(|visit| visit.route.connect_timeout) {
                     peer.options.connection_timeout = Some(time);

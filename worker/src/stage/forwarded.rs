@@ -65,7 +65,7 @@ pub(super) fn write(
     }
 }
 
-fn proto(head: &Head<'_>, client: &Client, uses_tls: bool) -> &'static str {
+pub(super) fn proto(head: &Head<'_>, client: &Client, uses_tls: bool) -> &'static str {
     let said = client
         .by_trusted_proxy
         .then(|| head.headers.get("x-forwarded-proto"))

@@ -165,6 +165,11 @@ impl Stages {
         forwarded::write(head, client, None, self.uses_tls, sink);
     }
 
+    /// Whether the client came by TLS, to us or to a proxy we trust.
+    pub fn is_tls(&self, head: &Head<'_>, client: &Client) -> bool {
+        forwarded::proto(head, client, self.uses_tls) == "https"
+    }
+
     /// Writes the request id and what a browser of another origin may see into an answer.
     pub fn dress(&self, id: &RequestId, answer: &mut dyn HeaderSink) {
         answer.set(request_id::HEADER, id.as_str());

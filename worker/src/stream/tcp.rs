@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use super::{Linger, Meter, splice, websocket};
 use crate::context::Spliced;
 use crate::error::Refusal;
-use crate::table::LiveCircuit;
 use crate::upstream::{Ask, Outcome, PeerTemplate, Picked, Prober, UpstreamSet};
 
 /// A client that still uploads after the app has stopped sending is heard for as long as it speaks.
@@ -23,7 +24,7 @@ pub async fn dial(
     asked: Ask<'_>,
     peers: &PeerTemplate,
     prober: &Prober,
-) -> Result<(Picked, TcpStream), Refusal> {
+) -> Result<(Picked, L4Stream), Refusal> {
     let mut tried = Vec::new();
     loop {
         let ask = Ask {
@@ -31,7 +32,7 @@ pub async fn dial(
             ..asked
         };
         let picked = upstreams.acquire(&ask).await?;
-        match websocket::dial(&picked.upstream, peers.connect_timeout()).await {
+        match peers.dial(&picked.upstream).await {
             Ok(stream) => {
                 picked.upstream.health.connected();
                 return Ok((picked, stream));
@@ -51,10 +52,10 @@ pub async fn dial(
 /// Carries a connection until it ends.
 pub async fn carry(
     client: TcpStream,
-    upstream: TcpStream,
-    circuit: &LiveCircuit,
+    upstream: L4Stream,
+    closed: &CancellationToken,
     meter: &Arc<Meter>,
 ) -> Spliced {
     let _ = client.set_nodelay(true);
-    splice(client, upstream, meter, LINGER, &circuit.closed).await
+    splice(client, upstream, meter, LINGER, closed).await
 }

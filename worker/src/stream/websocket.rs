@@ -17,14 +17,12 @@ use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Linger, Meter, splice};
 use crate::context::Spliced;
 use crate::error::Refusal;
-use crate::upstream::{Fault, Upstream};
+use crate::upstream::Fault;
 
 /// After the app has ended its side, a client has had its close frame and has nothing to wait for
 /// (RFC 6455 §7.1.1).
@@ -36,22 +34,6 @@ pub enum Answer {
     Switched(Box<ResponseHeader>, Box<UpstreamSession>),
     /// It gave an ordinary answer instead.
     Ordinary(Box<ResponseHeader>, Box<UpstreamSession>),
-}
-
-/// Connects to an upstream.
-///
-/// # Errors
-/// [`Refusal::UpstreamConnect`] or [`Refusal::UpstreamConnectTimeout`].
-pub async fn dial(upstream: &Upstream, patience: Duration) -> Result<TcpStream, Refusal> {
-    let attempt = async { TcpStream::connect(upstream.address().await?).await };
-    let stream = match timeout(patience, attempt).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(_)) => return Err(Refusal::UpstreamConnect),
-        Err(_) => return Err(Refusal::UpstreamConnectTimeout),
-    };
-    // Without it small frames wait for acknowledgements; a socket that cannot be told still works.
-    let _ = stream.set_nodelay(true);
-    Ok(stream)
 }
 
 /// What a failure to dial says about the upstream.
@@ -66,8 +48,8 @@ pub(super) fn fault_of(refusal: &Refusal) -> Fault {
 ///
 /// # Errors
 /// [`Refusal::UpstreamBroke`].
-pub async fn exchange(stream: TcpStream, request: RequestHeader) -> Result<Answer, Refusal> {
-    let mut upstream = Box::new(UpstreamSession::new(Box::new(L4Stream::from(stream))));
+pub async fn exchange(stream: L4Stream, request: RequestHeader) -> Result<Answer, Refusal> {
+    let mut upstream = Box::new(UpstreamSession::new(Box::new(stream)));
     upstream.read_timeout = None;
     upstream
         .write_request_header(Box::new(request))
@@ -142,7 +124,7 @@ fn drain(read: Option<pingora_core::Result<Option<bytes::Bytes>>>) -> Option<byt
 
 /// Takes the client's connection out of Pingora's session. The session left in its place has read
 /// a request, which Pingora's clean-up takes for granted, and keeps nothing alive.
-async fn take_stream(session: &mut Session) -> Option<Stream> {
+pub async fn take_stream(session: &mut Session) -> Option<Stream> {
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: spliced\r\n\r\n";
     let mut left = ServerSession::new_http1(Box::new(Cursor::new(REQUEST.to_vec())));
     left.read_request().await.ok()?;

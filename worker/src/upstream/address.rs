@@ -5,16 +5,22 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use patchbay_common::tunnel::TunnelId;
 use std::sync::Arc;
 
 /// How long an answer of the resolver is believed.
 const REMEMBERED: Duration = Duration::from_secs(10);
 
 /// Where a host is found.
+/// What a host begins with that is lent by an agent.
+pub(super) const TUNNEL: &str = "tunnel://";
+
 #[derive(Debug)]
 pub(super) enum Address {
     /// The host is an address.
     Fixed(SocketAddr),
+    /// The host is a tunnel.
+    Lent(TunnelId),
     /// The host is a name.
     Named {
         host: String,
@@ -25,6 +31,9 @@ pub(super) enum Address {
 
 impl Address {
     pub(super) fn new(host: &str, port: u16) -> Self {
+        if let Some(id) = host.strip_prefix(TUNNEL).and_then(|id| id.parse().ok()) {
+            return Self::Lent(id);
+        }
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         match bare.parse::<IpAddr>() {
             Ok(ip) => Self::Fixed(SocketAddr::new(ip, port)),
@@ -40,6 +49,7 @@ impl Address {
     pub(super) async fn resolve(&self) -> io::Result<SocketAddr> {
         let (host, port, last) = match self {
             Self::Fixed(address) => return Ok(*address),
+            Self::Lent(_) => return Err(io::ErrorKind::Unsupported.into()),
             Self::Named { host, port, last } => (host.as_str(), *port, last),
         };
         if let Some(known) = last.load().as_deref()
@@ -54,6 +64,14 @@ impl Address {
         })?;
         last.store(Some(Arc::new((address, Instant::now()))));
         Ok(address)
+    }
+
+    /// The tunnel, if it is one.
+    pub(super) fn tunnel(&self) -> Option<&TunnelId> {
+        match self {
+            Self::Lent(id) => Some(id),
+            _ => None,
+        }
     }
 
     /// Forgets what was looked up: the next attempt asks again.

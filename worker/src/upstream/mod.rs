@@ -11,6 +11,7 @@ mod address;
 mod breaker;
 mod check;
 mod choice;
+mod dial;
 mod health;
 mod peer;
 mod prober;
@@ -24,6 +25,7 @@ mod tests;
 
 pub use breaker::{Breaker, Outcome};
 pub use check::Check;
+pub use dial::{dial, tunnel_refusal};
 pub use health::{Fault, Health};
 pub use peer::PeerTemplate;
 pub use prober::Prober;

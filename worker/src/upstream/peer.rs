@@ -1,37 +1,73 @@
 //! How Pingora is told to dial an upstream.
 
+use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use patchbay_common::circuit::Protocol;
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::upstreams::peer::HttpPeer;
 
+use super::Upstream;
+use super::dial::{NOWHERE, TunnelConnector, dial};
 use crate::config::{Http2, Timeouts};
+use crate::error::Refusal;
+use crate::tunnel::Registry;
 
 /// Between pings on connections of HTTP/2.
 const PING: Duration = Duration::from_secs(30);
 
 /// Time-outs of all upstream connections.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct PeerTemplate {
     connect: Duration,
     idle: Duration,
     streams: usize,
+    tunnels: Arc<Registry>,
 }
 
 impl PeerTemplate {
     /// As configured.
-    pub fn new(timeouts: &Timeouts, http2: &Http2) -> Self {
+    pub fn new(timeouts: &Timeouts, http2: &Http2, tunnels: Arc<Registry>) -> Self {
         Self {
             connect: timeouts.connect.0,
             idle: timeouts.upstream_keepalive.0,
             streams: usize::try_from(http2.max_upstream_streams.get()).unwrap_or(usize::MAX),
+            tunnels,
         }
+    }
+
+    /// How Pingora reaches an upstream that speaks this protocol.
+    ///
+    /// # Errors
+    /// If its name does not resolve.
+    pub async fn peer(&self, upstream: &Upstream, protocol: Protocol) -> io::Result<HttpPeer> {
+        let Some(id) = upstream.tunnel() else {
+            return Ok(self.speaking(protocol, upstream.address().await?));
+        };
+        let mut peer = self.speaking(protocol, NOWHERE);
+        peer.options.custom_l4 = Some(Arc::new(TunnelConnector {
+            tunnels: Arc::clone(&self.tunnels),
+            id: id.clone(),
+            patience: self.connect,
+        }));
+        // Pingora tells pooled connections apart by their descriptors, of which these have none.
+        peer.options.idle_timeout = Some(Duration::ZERO);
+        Ok(peer)
+    }
+
+    /// A connection to an upstream.
+    ///
+    /// # Errors
+    /// As [`dial`].
+    pub async fn dial(&self, upstream: &Upstream) -> Result<L4Stream, Refusal> {
+        dial(upstream, &self.tunnels, self.connect).await
     }
 
     /// A plaintext HTTP/1.1 peer. Reads and writes are not timed out: a live stream may be silent
     /// for as long as it likes.
-    pub fn http1(&self, address: SocketAddr) -> HttpPeer {
+    fn http1(&self, address: SocketAddr) -> HttpPeer {
         let mut peer = HttpPeer::new(address, false, String::new());
         peer.options.connection_timeout = Some(self.connect);
         peer.options.total_connection_timeout = Some(self.connect);
@@ -55,10 +91,5 @@ impl PeerTemplate {
             Protocol::Grpc | Protocol::H2 => self.http2(address),
             _ => self.http1(address),
         }
-    }
-
-    /// Patience when dialling.
-    pub fn connect_timeout(&self) -> Duration {
-        self.connect
     }
 }

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
-use super::{Check, Fault, Settings, Upstream, UpstreamSet};
+use super::{Check, Fault, Settings, Upstream, UpstreamSet, dial};
+use crate::tunnel::Registry;
 
 /// Looks under way at once.
 const LOOKS_AT_ONCE: usize = 64;
@@ -22,6 +23,7 @@ pub struct Prober {
     earlier: Notify,
     changes: watch::Sender<u64>,
     faults: [AtomicU64; Fault::KINDS.len()],
+    tunnels: Option<Arc<Registry>>,
 }
 
 /// Looks to be taken, the next on top. The number keeps two of one moment apart.
@@ -47,7 +49,14 @@ impl Prober {
             earlier: Notify::new(),
             changes: watch::channel(0).0,
             faults: Default::default(),
+            tunnels: None,
         }
+    }
+
+    /// Knows these tunnels: upstreams that agents lend are looked at through them.
+    pub fn lending(mut self, tunnels: Arc<Registry>) -> Self {
+        self.tunnels = Some(tunnels);
+        self
     }
 
     /// By what rules.
@@ -84,6 +93,9 @@ impl Prober {
     pub fn report(&self, upstream: &Arc<Upstream>, fault: Fault) {
         self.faults[fault.index()].fetch_add(1, Ordering::Relaxed);
         upstream.forget_address();
+        if upstream.is_steady() {
+            return;
+        }
         let text = fault.to_string();
         if upstream.health.failed(fault, self.settings.faults_to_eject) {
             self.went_out(upstream, &text);
@@ -177,7 +189,15 @@ impl Prober {
             interval: self.settings.probe_interval,
             patience: self.settings.probe_timeout,
         });
-        match check.run(upstream).await {
+        let looked = match (upstream.tunnel(), &self.tunnels) {
+            (Some(_), Some(tunnels)) => {
+                let patience = self.settings.probe_timeout;
+                let dialled = dial(upstream, tunnels, patience).await;
+                dialled.map(drop).map_err(|refusal| refusal.to_string())
+            }
+            _ => check.run(upstream).await,
+        };
+        match looked {
             Ok(()) => {
                 if upstream.health.passed() {
                     log::info!("upstream {} is in service again", upstream.label);

@@ -9,9 +9,10 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use patchbay_common::id::{RouteId, SessionId};
 use patchbay_common::route::Route;
+use patchbay_common::tunnel::TunnelId;
 use tokio::time::{Instant, timeout};
 
-use super::address::Address;
+use super::address::{Address, TUNNEL};
 use super::choice::{Chooser, Chosen, is_usable};
 use super::queue::Room;
 use super::{Breaker, Check, Health, Outcome, RetryBudget, RouteState, Settings};
@@ -62,6 +63,17 @@ impl Upstream {
     /// If the host is a name that does not resolve.
     pub async fn address(&self) -> io::Result<SocketAddr> {
         self.address.resolve().await
+    }
+
+    /// The tunnel it is reached through, if it is lent by an agent.
+    pub fn tunnel(&self) -> Option<&TunnelId> {
+        self.address.tunnel()
+    }
+
+    /// Whether it is never put out of service: a tunnel by itself (port 0, which no kernel has) is
+    /// there as soon as its agent is, and costs little to ask.
+    pub(super) fn is_steady(&self) -> bool {
+        self.port == 0 && self.tunnel().is_some()
     }
 
     /// Requests and streams under way.
@@ -231,6 +243,19 @@ impl UpstreamSet {
             room,
             budget: previous.map_or_else(Arc::default, |set| Arc::clone(&set.budget)),
         }
+    }
+
+    /// The set of one tunnel alone.
+    pub fn of_tunnel(id: &TunnelId) -> Self {
+        let backend = Backend {
+            host: format!("{TUNNEL}{id}"),
+            port: 0,
+            weight: 1.0,
+            session: SessionId::random(),
+            route: None,
+            breaker: None,
+        };
+        Self::new(&[backend], None, &Arc::default(), None)
     }
 
     /// The set of these routes, by the default rules and without a check.

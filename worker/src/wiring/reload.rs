@@ -12,6 +12,7 @@ use tokio::time::MissedTickBehavior;
 use super::gateway::Room;
 use crate::config::{Config, DISCOVERY};
 use crate::gateway::config::GatewayConfig;
+use crate::tunnel::Registry;
 
 /// Between looks at the file.
 const LOOK: Duration = Duration::from_millis(500);
@@ -65,7 +66,13 @@ impl Source {
 
 /// Keeps the gateway as its file says, for as long as the process lives. `hangup` asks for a look
 /// at once.
-pub(super) async fn follow(source: &Source, room: &Room, started: &GatewayConfig, hangup: &Notify) {
+pub(super) async fn follow(
+    source: &Source,
+    room: &Room,
+    tunnels: &Registry,
+    started: &GatewayConfig,
+    hangup: &Notify,
+) {
     let mut known = source.stamp();
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -88,6 +95,9 @@ pub(super) async fn follow(source: &Source, room: &Room, started: &GatewayConfig
         };
         for key in started.fixed_keys_changed(&gateway) {
             log::warn!("gateway.{key} has changed: it takes effect at the next start");
+        }
+        if let Some(settings) = config.tunnels {
+            tunnels.replace_tokens(settings.tokens);
         }
         room.gateway.install(&gateway);
         let (routes, services) = room.gateway.size();

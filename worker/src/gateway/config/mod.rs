@@ -11,6 +11,7 @@ use patchbay_common::config::{HostPort, Loader, Mistake, Strictness};
 
 use super::discover;
 use super::plan::{Ground, Plan};
+use crate::tunnel;
 use crate::upstream::Settings;
 use patchbay_listen::tls;
 
@@ -40,9 +41,14 @@ pub struct GatewayConfig {
 }
 
 impl GatewayConfig {
+    /// Whether there is a gateway; agents need one to register at.
+    pub fn is_in(loader: &Loader) -> bool {
+        loader.has(SECTION) || loader.has(tunnel::SECTION)
+    }
+
     /// Takes the section, if there is one. What is wrong is noted in `loader`.
     pub fn read(loader: &mut Loader) -> Option<Self> {
-        if !loader.has(SECTION) {
+        if !Self::is_in(loader) {
             return None;
         }
         let section: sections::Gateway = loader.section(SECTION, Strictness::Ours);
