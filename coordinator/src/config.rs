@@ -20,7 +20,7 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-pub use sections::{Audit, Failover, Server};
+pub use sections::{Audit, Failover, Relay, Server};
 use sections::{Db, ProxyCoordinator};
 
 /// Where the file may be.
@@ -63,6 +63,8 @@ pub struct Config {
     pub jwt: TokenKey,
     /// `[server]`.
     pub server: Server,
+    /// `[relay]`.
+    pub relay: Relay,
     /// `[audit]`.
     pub audit: Audit,
     /// `[failover]`.
@@ -175,6 +177,7 @@ impl Config {
             api_secret: secrets.require_api(l),
             jwt: secrets.require_jwt(l),
             server: l.section("server", Strictness::Ours),
+            relay: l.section("relay", Strictness::Ours),
             audit: l.section("audit", Strictness::Ours),
             failover: l.section("failover", Strictness::Ours),
         };

@@ -19,7 +19,7 @@ use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch,
 use pingora_core::services::background::{BackgroundService, background_service};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, Api, ApiSettings, App, Health, Metrics};
+use crate::api::{self, Api, ApiSettings, App, Health, Metrics, Relay};
 use crate::circuits::{Closer, Endpoints, FailOver, Opener};
 use crate::collect::{Collector, LastUses};
 use crate::config::{Config, Database, TlsFiles};
@@ -195,6 +195,7 @@ struct Rooms {
     acknowledgements: Arc<Acknowledgements>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
+    relay: Option<Relay>,
     drain: Drain,
     /// Held by the one coordinator that looks after the workers.
     lease: Arc<Lease>,
@@ -205,6 +206,7 @@ struct Rooms {
 impl Rooms {
     fn new(config: &Config) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new().context("the metrics cannot be registered")?);
+        let relay = config.relay.enabled.then(Relay::new).transpose();
         let redis = config
             .redis
             .clone()
@@ -231,6 +233,7 @@ impl Rooms {
             }))),
             health: Arc::new(Health::new(config.database.kind())),
             metrics,
+            relay: relay.context("[relay]")?,
             drain: Drain::new(),
             closing: CancellationToken::new(),
         })
@@ -273,6 +276,7 @@ impl Rooms {
             allow_unauthorized_configure: config.allow_unauthorized_configure,
             metric_networks: config.metric_access.clone(),
             body_limit: config.server.body_limit.0,
+            relay: self.relay.clone(),
         };
         App::new(rooms, settings)
     }

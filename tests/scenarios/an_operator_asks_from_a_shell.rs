@@ -70,13 +70,21 @@ async fn workers_circuits_and_slots_are_listed_and_a_circuit_is_closed() -> Resu
         slots["slots"].as_array().map(Vec::len) == Some(4),
         "{slots}"
     );
-    has(&ctl(&rig, &["health"]).await?, &["database/sqlite", "ok"])?;
+    let health = ctl(&rig, &["health"]).await?;
+    has(&health, &["database/sqlite", "ok"])?;
+    has(&health, &["total", "2"])?;
 
     has(&ctl(&rig, &["close", &id]).await?, &["closed", &id])?;
     eventually("the circuit is gone", SOON, async || {
         door.get("/hello").await?.expect(400)
     })
     .await?;
+    let routes = ctl(&rig, &["routes", "--service", "tensorboard"]).await?;
+    has(&routes, &["tensorboard", "worker-1", &other.url])?;
+    ensure!(!routes.contains("jupyter"), "{routes}");
+    let told = ctl(&rig, &["audit", "--circuit", &id]).await?;
+    has(&told, &["closed", &id, "manager"])?;
+    has(&told, &["opened", &id, "session"])?;
     let left: Value = serde_json::from_str(&ctl(&rig, &["circuits", "--json"]).await?)?;
     ensure!(
         left["circuits"].as_array().map(Vec::len) == Some(1),
@@ -94,7 +102,8 @@ async fn refusals_are_told_in_one_clear_sentence() -> Result<()> {
     std::fs::write(&wrong, "not-the-secret\n")?;
     let (right, wrong) = (right.display().to_string(), wrong.display().to_string());
     let url = rig.coordinator.url();
-    let nobody = format!("http://127.0.0.1:{}", Ports::reserve(1)?.first());
+    let unused = Ports::reserve(1)?;
+    let nobody = format!("http://127.0.0.1:{}", unused.first());
     let unknown = "00000000-0000-4000-8000-000000000000";
 
     let told = ["ctl", "--url", &url, "--token-file", &right, "workers"];

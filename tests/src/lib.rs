@@ -8,6 +8,7 @@ pub mod app;
 pub mod browser;
 pub mod consistency;
 pub mod coordinator;
+pub mod differential;
 pub mod docker;
 pub mod eventually;
 pub mod gateway;

@@ -51,6 +51,7 @@ pub struct Program {
     name: String,
     binary: PathBuf,
     arguments: Vec<String>,
+    environment: Vec<(&'static str, &'static str)>,
     log: PathBuf,
     child: Option<Child>,
 }
@@ -62,6 +63,7 @@ impl Program {
             name: name.to_owned(),
             binary,
             arguments,
+            environment: Vec::new(),
             log,
             child: None,
         }
@@ -74,9 +76,16 @@ impl Program {
             name: self.name.clone(),
             binary: self.binary.clone(),
             arguments: self.arguments.clone(),
+            environment: self.environment.clone(),
             log,
             child: None,
         }
+    }
+
+    /// Starts it with this variable in its environment.
+    pub fn with_variable(mut self, name: &'static str, value: &'static str) -> Self {
+        self.environment.push((name, value));
+        self
     }
 
     /// Starts it, with what an earlier run logged kept in front.
@@ -89,6 +98,7 @@ impl Program {
         let child = Command::new(&self.binary)
             .args(&self.arguments)
             .env_remove("BACKEND_CONFIG_FILE")
+            .envs(self.environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

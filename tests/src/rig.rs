@@ -32,6 +32,8 @@ pub struct Parts {
     pub coordinator: String,
     /// Sections added to the worker's file.
     pub worker: String,
+    /// Whether plain requests take the fast lane; as [`Plan`] has it if `None`.
+    pub fast_lane: Option<bool>,
 }
 
 impl Parts {
@@ -42,6 +44,7 @@ impl Parts {
             frontend: Frontend::Ports(8),
             coordinator: String::new(),
             worker: String::new(),
+            fast_lane: None,
         }
     }
 
@@ -71,6 +74,13 @@ impl Parts {
     #[must_use]
     pub fn worker(mut self, sections: &str) -> Self {
         self.worker.push_str(sections);
+        self
+    }
+
+    /// With the fast lane or without it.
+    #[must_use]
+    pub fn fast_lane(mut self, on: bool) -> Self {
+        self.fast_lane = Some(on);
         self
     }
 
@@ -154,6 +164,7 @@ impl Rig {
         let mut plan = Plan::new(parts.frontend, coordinator.url());
         plan.redis = section;
         plan.more = parts.worker;
+        plan.fast_lane = parts.fast_lane.unwrap_or(plan.fast_lane);
         let worker = Worker::start(folder.path(), &plan).await?;
         let opener = Opener::new(&coordinator.url())?;
         Ok(Self {

@@ -33,6 +33,9 @@ pub struct Plan {
     pub settings: String,
     /// Sections added to the file.
     pub more: String,
+    /// Whether plain requests take the fast lane. Not if `PATCHBAY_TEST_FAST_LANE=false`: so
+    /// every scenario can be run by either engine.
+    pub fast_lane: bool,
 }
 
 impl Plan {
@@ -45,6 +48,7 @@ impl Plan {
             redis: String::new(),
             settings: String::new(),
             more: String::new(),
+            fast_lane: std::env::var("PATCHBAY_TEST_FAST_LANE").as_deref() != Ok("false"),
         }
     }
 
@@ -112,8 +116,10 @@ impl Worker {
         let arguments = vec!["--config".into(), config.display().to_string()];
         let log = folder.join(format!("{}.log", plan.name));
         let binary = binary("patchbay-worker").await?;
+        let program = Program::new(&plan.name, binary, arguments, log);
+        let fast_lane = if plan.fast_lane { "true" } else { "false" };
         let mut worker = Self {
-            program: Program::new(&plan.name, binary, arguments, log),
+            program: program.with_variable("PATCHBAY_SERVER__FAST_LANE", fast_lane),
             config,
             name: plan.name.clone(),
             slots,
@@ -135,9 +141,6 @@ impl Worker {
     }
 
     /// A second process of the same configuration, not started yet.
-    ///
-    /// # Errors
-    /// If its log has no place.
     pub fn heir(&mut self) -> Program {
         self.heirs += 1;
         let log = self.config.with_extension(format!("{}.log", self.heirs));

@@ -147,7 +147,7 @@ mod tests {
 
     fn record(id: &str, status: u16) -> Record {
         Record {
-            id: RequestId::parse(id).ok(),
+            id: RequestId::parse(id),
             status,
             ..Record::default()
         }

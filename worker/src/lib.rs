@@ -10,6 +10,7 @@ pub mod explain;
 pub mod frontend;
 pub mod gateway;
 pub mod handover;
+pub mod lane;
 pub mod metrics;
 pub mod proxy;
 pub mod setup;

@@ -37,10 +37,11 @@ use crate::config::{Config, Frontend};
 use crate::context::MAX_ATTEMPTS;
 use crate::explain::Explain;
 use crate::frontend::{
-    Acceptor, Carry, ConnectionGate, HttpCarrier, ListenError, LiveTls, PortRange, TcpCarrier,
-    bind, load_tls, reload_tls,
+    Acceptor, Carry, ConnectionGate, Guarding, HttpCarrier, ListenError, LiveTls, PortRange,
+    TcpCarrier, bind, load_tls, reload_tls,
 };
 use crate::handover::Listeners;
+use crate::lane::Lane;
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::setup::{Setup, Tickets};
@@ -379,10 +380,18 @@ impl BackgroundService for Traffic {
                 self.serve(sockets.traffic, carrier).await;
             } else {
                 let conduct = self.conduct(Entrance::Circuits, &link, &metrics, &tickets);
-                let proxy = self.proxy(conduct);
+                let proxy = self.proxy(Arc::clone(&conduct));
                 let proxy = Arc::new(pingora_proxy::http_proxy(&self.conf, proxy));
-                let carrier = self.carrier(Arc::clone(&proxy));
-                self.serve(sockets.traffic, carrier).await;
+                if config.server.fast_lane {
+                    let conduct = Arc::clone(&conduct);
+                    let other = Arc::clone(&proxy);
+                    let lane = Lane::new(conduct, other, &config.timeouts, UPSTREAM_POOL);
+                    let carrier = HttpCarrier::new(Arc::new(lane), self.tls.clone());
+                    self.serve(sockets.traffic, carrier).await;
+                } else {
+                    let carrier = self.carrier(Arc::clone(&proxy));
+                    self.serve(sockets.traffic, carrier).await;
+                }
                 // Idle connections are told now; the others after their request.
                 rooms.drain.idle_may_end().await;
                 proxy.http_cleanup().await;
@@ -427,9 +436,13 @@ impl Traffic {
         }
     }
 
-    fn carrier<A>(&self, app: Arc<A>) -> HttpCarrier<A> {
-        let patience = self.rooms.config.timeouts.request_head.0;
-        HttpCarrier::new(app, self.tls.clone(), patience)
+    fn carrier<A>(&self, app: Arc<A>) -> HttpCarrier<Guarding<A>> {
+        HttpCarrier::new(self.guarding(app), self.tls.clone())
+    }
+
+    fn guarding<A>(&self, app: Arc<A>) -> Guarding<A> {
+        let head_patience = self.rooms.config.timeouts.request_head.0;
+        Guarding { app, head_patience }
     }
 
     fn proxy(&self, conduct: Arc<Conduct>) -> Proxy {

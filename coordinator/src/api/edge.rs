@@ -9,6 +9,7 @@ use axum::response::Response;
 use http::header::{HeaderValue, ORIGIN, SERVER};
 
 use super::error::Problem;
+use super::relay::Relayed;
 use super::{App, cors, error, request_id};
 
 const SERVER_NAME: HeaderValue = HeaderValue::from_static("BackendAI");
@@ -24,7 +25,10 @@ pub(crate) async fn exchange(State(app): State<App>, request: Request, next: Nex
             log::warn!("the client's request id is not well formed and was replaced");
         }
         let mut response = answer(&app, request, next).await;
-        response.headers_mut().insert(SERVER, SERVER_NAME);
+        // An app's answer is its own.
+        if response.extensions().get::<Relayed>().is_none() {
+            response.headers_mut().insert(SERVER, SERVER_NAME);
+        }
         response
     })
     .await
@@ -42,7 +46,9 @@ async fn answer(app: &App, request: Request, next: Next) -> Response {
         request_id::echo(&id, response.headers_mut());
     }
     let status = response.status();
-    cors::open_up(&path, headers.get(ORIGIN), status, response.headers_mut());
+    if response.extensions().get::<Relayed>().is_none() {
+        cors::open_up(&path, headers.get(ORIGIN), status, response.headers_mut());
+    }
 
     let route = response.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);

@@ -54,6 +54,9 @@ pub(crate) enum ApiError {
     /// No such circuit, worker, token.
     #[error("no such {0}")]
     NoSuch(&'static str),
+    /// The worker of a relayed request does not answer.
+    #[error("the worker cannot be reached")]
+    Unreachable,
     /// Something else is there already.
     #[error("{msg}")]
     Conflict {
@@ -206,6 +209,15 @@ fn unavailable() -> Problem {
     )
 }
 
+fn unreachable() -> Problem {
+    Problem::new(
+        StatusCode::BAD_GATEWAY,
+        "appproxy/worker-unreachable",
+        "Worker not reachable.",
+        "agent_access_unreachable",
+    )
+}
+
 fn no_such(noun: &str) -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
@@ -275,6 +287,7 @@ impl From<&ApiError> for Problem {
             )
             .msg(error),
             ApiError::NoSuch(noun) => no_such(noun),
+            ApiError::Unreachable => unreachable().msg(error),
             ApiError::Conflict { msg, data } => Self::new(
                 StatusCode::CONFLICT,
                 "appproxy/conflict",

@@ -22,6 +22,7 @@ mod metrics;
 mod openapi;
 mod params;
 mod proxy;
+mod relay;
 mod request_id;
 mod route_health;
 mod routes;
@@ -49,6 +50,7 @@ use crate::store::Store;
 
 pub use health::{Component, Health};
 pub use metrics::Metrics;
+pub use relay::Client as Relay;
 pub use routes::router;
 pub use serve::Api;
 
@@ -69,6 +71,8 @@ pub struct ApiSettings {
     pub metric_networks: Vec<IpNet>,
     /// Largest body accepted, in bytes.
     pub body_limit: u64,
+    /// Carries requests to apps, if it is to.
+    pub relay: Option<Relay>,
 }
 
 /// What handlers work with. Cheap to clone.
@@ -94,6 +98,7 @@ pub struct Parts {
     pub(crate) allow_unauthorized_configure: bool,
     pub(crate) metric_networks: Vec<IpNet>,
     pub(crate) body_limit: u64,
+    pub(crate) relay: Option<Relay>,
 }
 
 /// The rooms an [`App`] talks to.
@@ -143,6 +148,7 @@ impl App {
             allow_unauthorized_configure: settings.allow_unauthorized_configure,
             metric_networks: settings.metric_networks,
             body_limit: settings.body_limit,
+            relay: settings.relay,
         }))
     }
 }

@@ -9,11 +9,13 @@ use super::endpoints::{bulk, single};
 use super::error::ApiError;
 use super::{
     App, audit, circuits, cors, edge, events, fleet, health, mappings, metrics, openapi, proxy,
-    route_health, slots, workers,
+    relay, route_health, slots, workers,
 };
 
 /// The whole API.
 pub fn router(app: App) -> Router {
+    let relayed = app.relay.as_ref().map(|_| relay::routes());
+    let relayed = relayed.unwrap_or_default();
     let table = Router::new()
         .route("/status", shared(get(health::status)))
         .route("/health", shared(get(health::overall)))
@@ -72,8 +74,10 @@ pub fn router(app: App) -> Router {
         .route("/v1/api/worker", shared(get(slots::workers_v1)))
         .route("/v1/api/slots", shared(get(slots::list_v1)))
         .route("/v1/api/circuit/{id}", shared(delete(circuits::close)))
+        .route("/api/v1/route", shared(post(relay::route)))
         .merge(endpoints())
         .merge(own())
+        .merge(relayed)
         .method_not_allowed_fallback(no_method)
         .fallback(no_route)
         .layer(from_fn(edge::note_route))

@@ -99,6 +99,14 @@ impl Default for Db {
     }
 }
 
+/// `[relay]`: the way to apps for clients that can reach only the coordinator.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Relay {
+    /// What comes below `/apps/` is carried to the workers.
+    pub enabled: bool,
+}
+
 /// `[server]`: the process.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]

@@ -64,6 +64,18 @@ pub(super) enum Action {
         #[arg(long)]
         all: bool,
     },
+    /// Which session's service is reached where
+    Routes {
+        /// Only this session's
+        #[arg(long, value_name = "ID")]
+        session: Option<SessionId>,
+        /// Only of this service
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// Only those of this worker, by name
+        #[arg(long, value_name = "NAME")]
+        worker: Option<String>,
+    },
     /// What became of circuits, the newest first
     Audit {
         /// Only this circuit's

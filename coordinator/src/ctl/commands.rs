@@ -45,25 +45,27 @@ pub(super) async fn answer(client: &Client, action: &Action) -> Result<Answer, C
             Ok(Answer { json, text })
         }
         Action::Slots { worker, all } => slots(client, worker.as_deref(), *all).await,
+        Action::Routes {
+            session,
+            service,
+            worker,
+        } => {
+            let session = session.map(|id| id.to_string());
+            routes(client, session, service.clone(), worker.clone()).await
+        }
         Action::Audit {
             circuit,
             session,
             worker,
             limit,
         } => {
-            let mut query = form_urlencoded::Serializer::new(String::new());
-            query.append_pair("limit", &limit.to_string());
-            let ids = [
+            let query = query([
+                ("limit", Some(limit.to_string())),
                 ("circuit", circuit.map(|id| id.to_string())),
                 ("session", session.map(|id| id.to_string())),
                 ("worker", worker.clone()),
-            ];
-            for (name, value) in ids {
-                value.map(|value| query.append_pair(name, &value));
-            }
-            let json = client
-                .get(&format!("/api/audit?{}", query.finish()))
-                .await?;
+            ]);
+            let json = client.get(&format!("/api/audit?{query}")).await?;
             let text = show::audit(list(&json, "entries"));
             Ok(Answer { json, text })
         }
@@ -82,6 +84,45 @@ fn list<'a>(answer: &'a Value, key: &str) -> &'a [Value] {
         .as_array()
         .map(Vec::as_slice)
         .unwrap_or_default()
+}
+
+/// A query string of what is given.
+fn query<const N: usize>(pairs: [(&str, Option<String>); N]) -> String {
+    let given = pairs
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)));
+    form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(given)
+        .finish()
+}
+
+/// All pages of routes.
+async fn routes(
+    client: &Client,
+    session: Option<String>,
+    service: Option<String>,
+    worker: Option<String>,
+) -> Result<Answer, CallError> {
+    let mut routes = Vec::new();
+    let mut cursor = None;
+    loop {
+        let query = query([
+            ("limit", Some("1000".into())),
+            ("session_id", session.clone()),
+            ("service", service.clone()),
+            ("worker", worker.clone()),
+            ("cursor", cursor),
+        ]);
+        let page = client.get(&format!("/routes?{query}")).await?;
+        routes.extend(list(&page, "routes").iter().cloned());
+        cursor = page["next"].as_str().map(str::to_owned);
+        if cursor.is_none() {
+            break;
+        }
+    }
+    let text = show::routes(&routes);
+    let json = json!({ "routes": routes });
+    Ok(Answer { json, text })
 }
 
 /// The workers, or the one of a name.

@@ -120,6 +120,38 @@ pub(super) fn circuit(circuit: &Value) -> String {
     format!("{}\n{}", table.render(), routes.render())
 }
 
+/// Which session's service is reached where.
+pub(super) fn routes(routes: &[Value]) -> String {
+    let mut table = Table::new(&[
+        "ROUTE",
+        "SESSION",
+        "SERVICE",
+        "PROTOCOL",
+        "KERNEL",
+        "WORKER",
+        "AVAILABLE",
+        "URL",
+    ]);
+    for one in routes {
+        let kernel = match &one["kernel_host"] {
+            Value::String(host) => format!("{host}:{}", one["kernel_port"]),
+            _ => String::new(),
+        };
+        let available = one["worker"]["available"] == true;
+        table.row(vec![
+            cell(&one["id"]),
+            cell(&one["session_id"]),
+            cell(&one["service"]),
+            cell(&one["protocol"]),
+            kernel,
+            cell(&one["worker"]["authority"]),
+            if available { "yes" } else { "no" }.into(),
+            cell(&one["url"]),
+        ]);
+    }
+    table.render()
+}
+
 /// What became of circuits.
 pub(super) fn audit(entries: &[Value]) -> String {
     let mut table = Table::new(&[

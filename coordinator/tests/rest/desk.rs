@@ -104,6 +104,7 @@ impl Desk {
             allow_unauthorized_configure: false,
             metric_networks: Vec::new(),
             body_limit: 64 * 1024,
+            relay: None,
         };
         Self {
             router: router(App::new(rooms, settings)),

@@ -168,6 +168,27 @@ async fn answers_look_as_the_document_says() {
             format!("/api/worker/{port}"),
             None,
         ),
+        (
+            "post",
+            "/api/v1/route",
+            "/api/v1/route".into(),
+            Some(json!({"session_id": crate::desk::SESSION, "app": "jupyter"})),
+        ),
+        ("get", "/workers", "/workers".into(), None),
+        ("get", "/routes", "/routes".into(), None),
+        ("get", "/routes/{id}", format!("/routes/{circuit}"), None),
+        (
+            "put",
+            "/routes/{id}",
+            format!("/routes/{circuit}"),
+            Some(json!({"kernel_host": "10.10.0.5", "kernel_port": 30730})),
+        ),
+        (
+            "post",
+            "/workers/register",
+            "/workers/register".into(),
+            Some(port_worker("w1", 10_300, 10_303)),
+        ),
         ("get", "/health/summary", "/health/summary".into(), None),
         ("get", "/api/audit", "/api/audit?limit=1".into(), None),
         (
@@ -263,6 +284,12 @@ async fn answers_look_as_the_document_says() {
             "delete",
             "/v1/api/circuit/{id}",
             format!("/v1/api/circuit/{circuit}"),
+            None,
+        ),
+        (
+            "delete",
+            "/routes",
+            format!("/routes?session_id={}", crate::desk::SESSION),
             None,
         ),
     ];

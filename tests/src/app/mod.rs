@@ -69,12 +69,20 @@ impl App {
     /// # Errors
     /// If no port can be bound.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::start_at(([127, 0, 0, 1], 0).into()).await
+    }
+
+    /// Starts one at an address, where another may have been.
+    ///
+    /// # Errors
+    /// If the port cannot be bound.
+    pub async fn start_at(address: SocketAddr) -> anyhow::Result<Self> {
         let book = Book {
             seen: Arc::default(),
             pieces: Arc::new(Semaphore::new(0)),
             faults: Arc::default(),
         };
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let router = router(book.clone());
         let server = tokio::spawn(async move {

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::Admin;
 use crate::explain::{Explain, Record};
-use crate::frontend::{Carry, ConnectionGate, HttpCarrier};
+use crate::frontend::{Carry, ConnectionGate, Guarding, HttpCarrier};
 use crate::metrics::Metrics;
 use crate::setup::Setup;
 use crate::sync::trial::{Books, FakeCoordinator, circuit, config};
@@ -55,9 +55,11 @@ impl Api {
             Arc::clone(&explain),
         );
         let carrier = Arc::new(HttpCarrier::new(
-            Arc::new(admin),
+            Guarding {
+                app: Arc::new(admin),
+                head_patience: Duration::from_secs(30),
+            },
             None,
-            Duration::from_secs(30),
         ));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -277,7 +279,7 @@ async fn head_has_no_body_and_the_connection_goes_on() {
 async fn what_became_of_a_request_is_told_to_who_holds_the_secret() {
     let api = Api::start().await;
     api.explain.leave(Record {
-        id: patchbay_common::request_id::RequestId::parse("req-1").ok(),
+        id: patchbay_common::request_id::RequestId::parse("req-1"),
         kind: "http",
         route: Some(("10.0.0.1:80".into(), "by its weight")),
         status: 504,

@@ -225,6 +225,18 @@ impl Conduct {
         self.may_try_another(ctx, sent)
     }
 
+    /// The upstream chosen broke off, and the request is over. Counts against it only where there
+    /// is another one: an app that is all there is serves nobody better from out of service.
+    pub fn broke(&self, ctx: &Context) {
+        let several = ctx
+            .target
+            .as_ref()
+            .is_some_and(|target| target.upstreams().all().nth(1).is_some());
+        if several && let Some(picked) = &ctx.picked {
+            self.prober.report(&picked.upstream, Fault::Broke);
+        }
+    }
+
     fn may_try_another(&self, ctx: &Context, sent: bool) -> bool {
         let visit = ctx.visit.as_deref();
         let attempts = visit.map_or(MAX_ATTEMPTS, |visit| visit.route.attempts);
@@ -248,12 +260,14 @@ impl Conduct {
             return false;
         }
         ctx.tried.push(Arc::clone(&picked.upstream));
+        ctx.faults.push("status");
         let another = self.may_try_another(ctx, true);
         if another {
             ctx.faults.push("status");
         } else {
             // The answer stands: it is not a failure of the attempt.
             ctx.tried.pop();
+            ctx.faults.pop();
         }
         another
     }

@@ -158,6 +158,8 @@ pub struct Server {
     pub max_connections: usize,
     /// Requests remembered for `GET /api/explain/{request-id}`; 0 means none.
     pub explain_requests: usize,
+    /// Carry plain HTTP/1.1 requests by the fast lane.
+    pub fast_lane: bool,
     /// Unix socket at which a new process takes over the listening sockets of this one.
     pub handover: Option<PathBuf>,
     /// How long connections are served after that.
@@ -172,6 +174,7 @@ impl Default for Server {
             access_log: true,
             max_connections: 0,
             explain_requests: 4_096,
+            fast_lane: true,
             handover: None,
             handover_max_age: Seconds::from_secs(3_600),
         }

@@ -10,7 +10,7 @@ use patchbay_common::lifecycle::Drain;
 use patchbay_common::request_id::RequestId;
 use pingora_core::apps::ServerApp;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
-use pingora_core::protocols::{GetSocketDigest as _, SocketDigest, Stream};
+use pingora_core::protocols::{GetSocketDigest as _, IO, SocketDigest};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -39,43 +39,56 @@ pub trait Carry: Send + Sync + 'static {
     }
 }
 
-/// HTTP, in plaintext or TLS, carried by a Pingora application.
+/// Speaks HTTP on a connection whose transport stands.
+#[async_trait]
+pub trait Speak: Send + Sync + 'static {
+    /// Carries its requests until it ends.
+    async fn speak<S: IO + 'static>(&self, stream: S, stopping: watch::Receiver<bool>);
+}
+
+/// A Pingora application, behind a guard. The head of a request has to be complete in time.
+pub struct Guarding<A> {
+    /// The application.
+    pub app: Arc<A>,
+    /// For a head.
+    pub head_patience: Duration,
+}
+
+#[async_trait]
+impl<A: ServerApp + Send + Sync + 'static> Speak for Guarding<A> {
+    async fn speak<S: IO + 'static>(&self, stream: S, stopping: watch::Receiver<bool>) {
+        let stream = Box::new(Guarded::new(stream, self.head_patience));
+        self.app.process_new(stream, &stopping).await;
+    }
+}
+
+/// HTTP, in plaintext or TLS.
 pub struct HttpCarrier<A> {
-    app: Arc<A>,
+    app: A,
     tls: Option<LiveTls>,
-    head_patience: Duration,
 }
 
 impl<A> HttpCarrier<A> {
-    /// Hands connections to `app`, after a handshake if `tls` is given. The head of a request has
-    /// to be complete within `head_patience`.
-    pub fn new(app: Arc<A>, tls: Option<LiveTls>, head_patience: Duration) -> Self {
-        Self {
-            app,
-            tls,
-            head_patience,
-        }
+    /// Hands connections to `app`, after a handshake if `tls` is given.
+    pub fn new(app: A, tls: Option<LiveTls>) -> Self {
+        Self { app, tls }
     }
 }
 
 #[async_trait]
-impl<A: ServerApp + Send + Sync + 'static> Carry for HttpCarrier<A> {
+impl<A: Speak> Carry for HttpCarrier<A> {
     async fn carry(&self, stream: TcpStream, stopping: watch::Receiver<bool>) {
         let Some(stream) = prepare(stream) else {
             return;
         };
-        let stream: Stream = match &self.tls {
-            None => Box::new(Guarded::new(stream, self.head_patience)),
+        match &self.tls {
+            None => self.app.speak(stream, stopping).await,
             Some(tls) => match timeout(HANDSHAKE, tls.load_full().tls_handshake(stream)).await {
-                Ok(Ok(stream)) => Box::new(Guarded::new(stream, self.head_patience)),
-                Ok(Err(error)) => {
-                    log::debug!("a TLS handshake failed: {error}");
-                    return;
-                }
-                Err(_) => return,
+                Ok(Ok(stream)) => self.app.speak(stream, stopping).await,
+                Ok(Err(error)) => log::debug!("a TLS handshake failed: {error}"),
+                Err(_) => {}
             },
-        };
-        self.app.process_new(stream, &stopping).await;
+        }
     }
 
     fn farewell(&self, refusal: &Refusal) -> Option<String> {

@@ -113,6 +113,14 @@ impl<S: AsyncWrite> Guarded<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> Guarded<S> {
+    /// The connection without its guard, with nothing left to be sent; `None` if that fails.
+    pub async fn into_inner(mut self) -> Option<S> {
+        self.inner.flush().await.ok()?;
+        Some(self.inner.into_inner())
+    }
+}
+
 impl<S> Guarded<S> {
     /// What tells it what it is at.
     pub fn control(&self) -> &Control {

@@ -13,7 +13,7 @@ mod port;
 mod tls;
 
 pub use accept::{Acceptor, ConnectionGate};
-pub use carrier::{Carry, HttpCarrier, TcpCarrier};
+pub use carrier::{Carry, Guarding, HttpCarrier, Speak, TcpCarrier};
 pub use guard::{Control, Guarded};
 pub use listen::{ListenError, bind};
 pub use port::PortRange;

@@ -8,8 +8,9 @@ use prometheus::{
     IntGaugeVec, Opts, Registry,
 };
 
-use super::RequestFacts;
+use super::{Engine, RequestFacts};
 use crate::error::{Problem, Refusal};
+use crate::lane::Reason;
 
 /// Seconds: from what a cache answers in to what a model needs.
 const LATENCY: &[f64] = &[
@@ -60,6 +61,7 @@ pub(super) enum Kind {
     Tcp,
 }
 
+const ENGINES: [&str; 2] = ["lane", "proxy"];
 const KINDS: [&str; 3] = ["http", "websocket", "tcp"];
 
 /// Counts of one kind of traffic.
@@ -99,6 +101,8 @@ pub(super) struct Families {
     pub(super) gauges: Gauges,
     by_class: Vec<IntCounter>,
     by_kind: Vec<Traffic>,
+    by_engine: Vec<IntCounter>,
+    by_reason: Vec<IntCounter>,
     refusals: IntCounterVec,
     upstream_errors: IntCounterVec,
     api_count: IntCounterVec,
@@ -205,6 +209,16 @@ impl Families {
             "Requests over circuits, by class of the status sent.",
             &["class"],
         )?;
+        let engines = make.counters(
+            "patchbay_engine_requests_total",
+            "Requests over circuits, by the engine that carried them.",
+            &["engine"],
+        )?;
+        let hand_overs = make.counters(
+            "patchbay_lane_hand_overs_total",
+            "Requests the fast lane left to the other engine, by what was not plain about them.",
+            &["reason"],
+        )?;
         let build = make.add(IntGaugeVec::new(
             Opts::new("patchbay_build_info", "1; the label names the release."),
             &["version"],
@@ -238,6 +252,14 @@ impl Families {
                 .map(|class| requests.with_label_values(&[class]))
                 .collect(),
             by_kind: make.traffic()?,
+            by_engine: ENGINES
+                .iter()
+                .map(|engine| engines.with_label_values(&[engine]))
+                .collect(),
+            by_reason: Reason::ALL
+                .iter()
+                .map(|reason| hand_overs.with_label_values(&[reason.as_str()]))
+                .collect(),
             refusals: make.counters(
                 "patchbay_refusals_total",
                 "Requests not carried, by the incumbent's error code.",
@@ -260,6 +282,14 @@ impl Families {
 
     pub(super) fn requests(&self, class: Class) -> &IntCounter {
         &self.by_class[class.index()]
+    }
+
+    pub(super) fn engine(&self, engine: Engine) -> &IntCounter {
+        &self.by_engine[engine as usize]
+    }
+
+    pub(super) fn hand_over(&self, reason: Reason) -> &IntCounter {
+        &self.by_reason[reason as usize]
     }
 
     pub(super) fn stream(&self, kind: Kind) -> &Traffic {

@@ -18,6 +18,7 @@ use patchbay_common::telemetry::metrics;
 use crate::error::Refusal;
 use crate::frontend::ConnectionGate;
 use crate::gateway::Gateway;
+use crate::lane::Reason;
 use crate::sync::{Bus, Link};
 use crate::table::Table;
 use families::{Class, Families, Kind};
@@ -41,6 +42,15 @@ pub struct RequestFacts<'a> {
     pub client_gone: bool,
     /// It became a stream (a WebSocket).
     pub spliced: bool,
+}
+
+/// What carries a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// `lane`.
+    Lane,
+    /// `proxy`.
+    Proxy,
 }
 
 /// The worker's counts.
@@ -118,6 +128,16 @@ impl Metrics {
         if let Some(refusal) = facts.refusal {
             families.refused(refusal);
         }
+    }
+
+    /// A request is carried by this engine.
+    pub fn carried_by(&self, engine: Engine) {
+        self.families.engine(engine).inc();
+    }
+
+    /// The lane has handed a request over.
+    pub fn handed_over(&self, reason: Reason) {
+        self.families.hand_over(reason).inc();
     }
 
     /// A WebSocket was opened; the bytes it carries are told by [`Metrics::request_finished`].

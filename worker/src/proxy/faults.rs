@@ -81,6 +81,9 @@ impl Proxy {
         let refusal = ctx.refusal.clone().or_else(|| classify(error));
         let mut status = 0;
         if let Some(refusal) = refusal {
+            if refusal == Refusal::UpstreamBroke {
+                self.conduct.broke(ctx);
+            }
             status = crate::error::Problem::from(&refusal).status;
             if session.response_written().is_some() {
                 // Too late for another answer: the connection is cut, so that nobody takes the

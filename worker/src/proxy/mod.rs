@@ -22,6 +22,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use crate::conduct::{Conduct, Step};
 use crate::context::Context;
 use crate::error::Refusal;
+use crate::metrics::Engine;
 use crate::upstream::{Fault, PeerTemplate};
 
 /// Carries requests by Pingora's engine.
@@ -93,6 +94,7 @@ impl ProxyHttp for Proxy {
     fn init_downstream_modules(&self, _: &mut pingora_core::modules::http::HttpModules) {}
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+        self.conduct.metrics.carried_by(Engine::Proxy);
         self.conduct.begin(ctx);
         let mut last = false;
         if let Some(guard) = adapt::guard(session) {

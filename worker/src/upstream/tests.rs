@@ -120,7 +120,7 @@ async fn the_same_key_finds_the_same_upstream() {
         let ask = Ask {
             tried: &[],
             key: &key,
-            ..Ask::default()
+            prefer: None,
         };
         port(&set.acquire(&ask).await.unwrap())
     };

@@ -85,9 +85,8 @@ impl Traffic {
         let entrance = Entrance::Gateway(Arc::clone(&room.gateway));
         let conduct = self.conduct(entrance, link, metrics, tickets);
         let proxy = Arc::new(pingora_proxy::http_proxy(&self.conf, self.proxy(conduct)));
-        let patience = self.rooms.config.timeouts.request_head.0;
         let tls = room.tls.as_ref().map(|(_, tls)| Arc::clone(tls));
-        let carrier = HttpCarrier::new(Arc::clone(&proxy), tls, patience);
+        let carrier = HttpCarrier::new(self.guarding(Arc::clone(&proxy)), tls);
         let acceptor = self.acceptor(carrier, &self.rooms.gate);
         let (routes, services) = room.gateway.size();
         log::info!("the gateway is ready: {routes} routes to {services} services");

@@ -106,6 +106,7 @@ fn claims(circuit: &Circuit, url: &str, user: UserId, expiry: i64) -> Option<Val
     let map = claims.as_object_mut()?;
     map.remove("route_info");
     map.remove("origin_request_id");
+    map.remove("health_check");
     for (key, at) in [
         ("created_at", circuit.created_at),
         ("updated_at", circuit.updated_at),

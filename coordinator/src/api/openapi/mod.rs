@@ -6,6 +6,7 @@
 //! tests hold them against what is really answered. `docs/openapi.json` is this document, kept so
 //! that a change of the API is seen in review. This room refuses to serve anything else.
 
+mod operation;
 mod operations;
 mod schemas;
 
@@ -19,7 +20,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use super::json::{CONTENT_TYPE_JSON, to_vec};
-use operations::{Access, Answer, Operation};
+use operation::{Access, Answer, Operation};
 
 const PAGE: &str = include_str!("page.html");
 /// The page runs its own script and style, reads this server's document, and nothing else.
@@ -77,7 +78,7 @@ fn describe(operation: &Operation) -> Value {
     answers.insert(status.into(), good);
     for status in refusals(operation) {
         let problem = content("application/json", schema("Problem"));
-        let mut refusal = json!({"description": operations::reason(status)});
+        let mut refusal = json!({"description": operation::reason(status)});
         refusal["content"] = problem;
         answers.insert(status.to_string(), refusal);
     }
@@ -111,7 +112,7 @@ fn refusals(operation: &Operation) -> Vec<u16> {
     if operation.body.is_some() || !operation.query.is_empty() {
         all.push(400);
     }
-    if operation.path.contains('{') && operation.path != operations::ADD {
+    if operation.path.contains('{') && operation.path != operation::ADD {
         all.push(404);
     }
     all.sort_unstable();
@@ -124,7 +125,7 @@ fn parameters(operation: &Operation) -> Vec<Value> {
         let name = part.strip_prefix('{')?.strip_suffix('}')?;
         Some(json!({
             "name": name, "in": "path", "required": true,
-            "schema": operations::segment(operation.path, name),
+            "schema": operation::segment(operation.path),
         }))
     });
     let asked = operation.query.iter().map(|one| {

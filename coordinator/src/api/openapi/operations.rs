@@ -1,152 +1,6 @@
 //! The table of operations: what each method of each path is for, asks for and answers.
 
-use serde_json::{Value, json};
-
-/// Who may call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Access {
-    /// Anybody.
-    Open,
-    /// Holders of the API's secret.
-    Secret,
-    /// The same, unless `allow_unauthorized_configure_request` is set.
-    SecretUnlessAllowed,
-    /// The networks of `metric_access_allowed_hosts`.
-    Networks,
-}
-
-/// What comes back when all is well.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Answer {
-    /// JSON of this schema.
-    Json(&'static str),
-    /// A text of this media type.
-    Text(&'static str, &'static str),
-    /// The way to an app: JSON or a redirect.
-    Lead,
-}
-
-/// A parameter of the query.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Parameter {
-    pub(super) name: &'static str,
-    /// A word of `schemas::word`.
-    pub(super) kind: &'static str,
-    pub(super) required: bool,
-    pub(super) about: &'static str,
-}
-
-const fn must(name: &'static str, kind: &'static str, about: &'static str) -> Parameter {
-    Parameter {
-        name,
-        kind,
-        required: true,
-        about,
-    }
-}
-
-const fn may(name: &'static str, kind: &'static str, about: &'static str) -> Parameter {
-    Parameter {
-        name,
-        kind,
-        required: false,
-        about,
-    }
-}
-
-/// One line of the table.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Operation {
-    pub(super) method: &'static str,
-    pub(super) path: &'static str,
-    pub(super) tag: &'static str,
-    pub(super) summary: &'static str,
-    pub(super) access: Access,
-    pub(super) query: &'static [Parameter],
-    pub(super) body: Option<&'static str>,
-    pub(super) answer: Answer,
-    /// Beside those that follow from access, path and parameters.
-    pub(super) refusals: &'static [u16],
-}
-
-impl Operation {
-    const fn new(
-        method: &'static str,
-        path: &'static str,
-        tag: &'static str,
-        answer: Answer,
-        summary: &'static str,
-    ) -> Self {
-        Self {
-            method,
-            path,
-            tag,
-            summary,
-            access: Access::Secret,
-            query: &[],
-            body: None,
-            answer,
-            refusals: &[],
-        }
-    }
-
-    const fn access(mut self, access: Access) -> Self {
-        self.access = access;
-        self
-    }
-
-    const fn query(mut self, query: &'static [Parameter]) -> Self {
-        self.query = query;
-        self
-    }
-
-    const fn body(mut self, schema: &'static str) -> Self {
-        self.body = Some(schema);
-        self
-    }
-
-    const fn refusals(mut self, statuses: &'static [u16]) -> Self {
-        self.refusals = statuses;
-        self
-    }
-
-    /// A name for generated clients: `delete_api_circuit_id`.
-    pub(super) fn id(&self) -> String {
-        let words = self
-            .path
-            .split(|c: char| !c.is_ascii_alphanumeric())
-            .filter(|word| !word.is_empty());
-        std::iter::once(self.method)
-            .chain(words)
-            .collect::<Vec<_>>()
-            .join("_")
-    }
-}
-
-/// The path whose segments are passed on as they are.
-pub(super) const ADD: &str = "/v2/proxy/{token}/{session}/add";
-
-/// How a segment of a path is written.
-pub(super) fn segment(path: &str, _name: &str) -> Value {
-    if path == ADD {
-        json!({"type": "string", "minLength": 1})
-    } else {
-        json!({"type": "string", "format": "uuid"})
-    }
-}
-
-/// Why a request is answered with a status.
-pub(super) fn reason(status: u16) -> &'static str {
-    match status {
-        400 => "parameters are missing or wrong; `data.errors` lists them",
-        401 => "no credential, or not the right one",
-        403 => "not for this caller",
-        404 => "there is no such thing",
-        409 => "the slot belongs to another circuit",
-        503 => "no worker is available, or it does not respond",
-        _ => "refused",
-    }
-}
+use super::operation::{ADD, Access, Answer, Operation, Parameter, may, must};
 
 /// What an opener may say about the app.
 const OPENING: &[Parameter] = &[
@@ -185,6 +39,7 @@ const CIRCUITS: &str = "circuits";
 const OPENERS: &str = "opening";
 const ENDPOINTS: &str = "endpoints";
 const HEALTH: &str = "health";
+const OWN: &str = "workers and routes";
 
 const SYSTEM_CALLS: &[Operation] = &[
     get(
@@ -446,6 +301,15 @@ const OPENING_CALLS: &[Operation] = &[
     .access(Access::Open)
     .body("Opening")
     .refusals(&[401, 404, 409, 503]),
+    Operation::new(
+        "post",
+        "/api/v1/route",
+        OPENERS,
+        Answer::Json("Hosting"),
+        "The worker that hosts a session's app, and the app's addresses",
+    )
+    .body("HostingOrder")
+    .refusals(&[404]),
     get(
         ADD,
         OPENERS,
@@ -551,6 +415,72 @@ const ENDPOINT_CALLS: &[Operation] = &[
     .body("EndpointTokenOrder"),
 ];
 
+const OWN_CALLS: &[Operation] = &[
+    get(
+        "/workers",
+        OWN,
+        Answer::Json("FleetList"),
+        "All workers, without their slots",
+    ),
+    Operation::new(
+        "post",
+        "/workers/register",
+        OWN,
+        Answer::Json("Joined"),
+        "Register a worker; the answer holds the circuits it has to serve",
+    )
+    .body("Registration"),
+    Operation::new(
+        "delete",
+        "/workers/{id}",
+        OWN,
+        DONE,
+        "The worker, or the node that X-Patchbay-Node names, leaves",
+    ),
+    Operation::new(
+        "post",
+        "/routes",
+        OWN,
+        Answer::Json("Mapping"),
+        "Lead to a session's service: 201, or 200 with the route that does so already",
+    )
+    .body("MappingOrder")
+    .refusals(&[404, 409, 503]),
+    get(
+        "/routes",
+        OWN,
+        Answer::Json("Mappings"),
+        "Which session's service is reached where",
+    )
+    .query(&[
+        may("session_id", "uuid", "only this session's"),
+        may("service", "filled", "only of this service"),
+        may("worker", "filled", "only on this worker, by key or name"),
+        may("limit", "count", "routes on a page, at most 1000"),
+        may("cursor", "uuid", "the `next` of the page before"),
+    ])
+    .refusals(&[404]),
+    Operation::new(
+        "delete",
+        "/routes",
+        OWN,
+        Answer::Json("SessionEnded"),
+        "A session has ended, and all there is of it",
+    )
+    .query(&[must("session_id", "uuid", "the session")]),
+    get("/routes/{id}", OWN, Answer::Json("Mapping"), "One route"),
+    Operation::new(
+        "put",
+        "/routes/{id}",
+        OWN,
+        Answer::Json("Mapping"),
+        "The session's kernel has moved",
+    )
+    .body("Address")
+    .refusals(&[409]),
+    Operation::new("delete", "/routes/{id}", OWN, DONE, "Close a route"),
+];
+
 /// Every operation there is.
 pub(super) fn all() -> impl Iterator<Item = &'static Operation> {
     [
@@ -560,6 +490,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Operation> {
         CIRCUIT_CALLS,
         OPENING_CALLS,
         ENDPOINT_CALLS,
+        OWN_CALLS,
     ]
     .into_iter()
     .flatten()

@@ -26,6 +26,10 @@ pub(super) fn word(kind: &str) -> Value {
         }),
         "mode" => json!({"type": "string", "enum": ["interactive", "inference"]}),
         "frontend" => json!({"type": "string", "enum": ["wildcard", "port"]}),
+        "status" => json!({
+            "type": "string",
+            "enum": ["ALIVE", "LOST", "TERMINATED"],
+        }),
         "action" => json!({
             "type": "string",
             "enum": ["opened", "closed", "moved", "rerouted"],
@@ -85,6 +89,10 @@ pub(super) fn all() -> Value {
     let used = format!("{CIRCUIT}\nrequests: count\nlast_access: int\nttl: count?");
     all.insert("Statistics".into(), object(&used));
     all.insert("Anything".into(), json!({}));
+    if let Some(mut listed) = all.get("Worker").cloned() {
+        listed["properties"]["status"] = word("status");
+        all.insert("ListedWorker".into(), listed);
+    }
     Value::Object(all)
 }
 
@@ -187,6 +195,35 @@ const OBJECTS: &[(&str, &str)] = &[
     (
         "Lead",
         "redirect_url: text\nreuse: flag\ntoken?: uuid\ncircuit?: uuid",
+    ),
+    (
+        "MappingOrder",
+        "session_id: uuid\nservice: filled\nkernel_host: filled\nkernel_port: port\nprotocol?: protocol
+         envs?: object\nargs?: text?\nopen_to_public?: flag\nallowed_client_ips?: text?\nport?: port?
+         subdomain?: filled\nworker?: filled\nuser_id?: uuid?\nproject_id?: filled
+         access_key?: filled\ndomain_name?: filled",
+    ),
+    ("Address", "kernel_host: filled\nkernel_port: port"),
+    (
+        "Mapping",
+        "id: uuid\nsession_id: uuid?\nservice: text?\nprotocol: protocol\nkernel_host: text?
+         kernel_port: port?\nworker: Host\nfrontend_mode: frontend\nport: port?\nsubdomain: text?
+         url: text\nopen_to_public: flag\nuser_id: uuid?\nendpoint_id: uuid?\ncreated_at: time
+         updated_at: time\nsetup_url?: text",
+    ),
+    ("Host", "id: uuid\nauthority: text\navailable: flag"),
+    ("Mappings", "routes: Mapping[]\nnext: uuid?"),
+    ("SessionEnded", "success: flag\nclosed: count\nchanged: count"),
+    ("Joined", "worker_id: uuid\ngeneration: count\nroutes: Circuit[]"),
+    ("FleetList", "workers: ListedWorker[]"),
+    ("HostingOrder", "session_id: uuid\napp: filled"),
+    (
+        "Hosting",
+        "circuit: uuid\nworker: HostingWorker\nurl: text\nrelay_url: text?",
+    ),
+    (
+        "HostingWorker",
+        "id: uuid\nauthority: text\nstatus: text\nendpoint: text",
     ),
     ("Add", "code: int\nurl: text"),
     ("Removed", "code: int\nsuccess: flag"),
@@ -313,4 +350,4 @@ const CIRCUIT: &str = "id: uuid\napp: text?\nprotocol: protocol\nworker: uuid\na
      allowed_client_ips: text?\nport: port?\nsubdomain: text?\nuser_id: uuid?\nendpoint_id: uuid?
      runtime_variant: text?\nroute_info: Route[]\nsession_ids: uuid[]\ncreated_at: time
      updated_at: time\norigin_request_id?: text?\nhealth_check?: HealthCheck?
-     health?: CircuitHealth";
+     health?: CircuitHealth\navailable?: flag";

@@ -100,6 +100,7 @@ impl Bench {
             allow_unauthorized_configure,
             metric_networks: vec!["127.0.0.0/8".parse().unwrap()],
             body_limit: 4096,
+            relay: None,
         };
         let app = App::new(rooms, settings);
         Self {

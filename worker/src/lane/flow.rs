@@ -1,0 +1,284 @@
+//! The bytes of one exchange, both directions at once: the request to the app while its answer
+//! comes back, each side slowed down by the other's pace, nothing held but two buffers.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use pingora_core::protocols::IO;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+
+use super::buffer::Buffer;
+use super::head::Field;
+use super::response::{self, Framing, Response};
+
+/// Shorter bodies are copied behind the head: one buffer costs the system less than two.
+const COPIED: usize = 4_096;
+/// What is read at once of bodies longer than that.
+pub(super) const BULK: usize = 64 * 1_024;
+
+/// Why an exchange came to no good end, in the words of the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// The client went away.
+    Client(&'static str),
+    /// The app broke off, or said something that is not an answer.
+    Upstream(&'static str),
+    /// The circuit was closed.
+    Closed,
+}
+
+/// One exchange under way.
+pub(super) struct Flow<'a, S> {
+    pub(super) client: &'a mut S,
+    pub(super) upstream: &'a mut TcpStream,
+    /// What comes from the client: the body, and perhaps the next request.
+    pub(super) up: &'a mut Buffer,
+    /// The request's head, with as much of the body as came with it.
+    pub(super) request: &'a [u8],
+    /// How much of that is sent.
+    pub(super) sent: usize,
+    /// Bytes of the body that are still to be taken from the client.
+    pub(super) body_left: u64,
+    /// The app takes no more of the request. It may have answered all the same.
+    pub(super) refused: bool,
+    /// What comes from the app.
+    pub(super) down: &'a mut Buffer,
+    /// The answer's head, or the line before a piece.
+    pub(super) out: &'a mut Vec<u8>,
+    pub(super) out_sent: usize,
+    /// Bytes at the front of `down` that are to be sent next.
+    pub(super) ready: usize,
+    /// What follows them.
+    pub(super) tail: &'static [u8],
+    /// Something of an answer has been read.
+    pub(super) answered: bool,
+    /// Something of what is being sent has left.
+    pub(super) began: bool,
+    /// Body bytes from and to the client.
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+}
+
+impl<S: IO> Flow<'_, S> {
+    /// The whole request is with the app.
+    pub(super) fn uploaded(&self) -> bool {
+        self.body_left == 0 && self.sent == self.request.len() && !self.refused
+    }
+
+    /// Moves the request on as far as it goes; when it is through, looks whether the client is
+    /// still there.
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
+        while self.sent < self.request.len() && !self.refused {
+            let rest = &self.request[self.sent..];
+            match Pin::new(&mut *self.upstream).poll_write(cx, rest) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(count)) if count > 0 => self.sent += count,
+                Poll::Ready(_) => self.refused = true,
+            }
+        }
+        while self.body_left > 0 && !self.refused {
+            if self.up.is_empty() {
+                match self.up.poll_fill(cx, self.client) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(Ok(0)) => return Err(Broken::Client("ConnectionClosed")),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(_)) => return Err(Broken::Client("ReadError")),
+                }
+            }
+            let data = self.up.data();
+            let here = &data[..data
+                .len()
+                .min(usize::try_from(self.body_left).unwrap_or(usize::MAX))];
+            match Pin::new(&mut *self.upstream).poll_write(cx, here) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(count)) if count > 0 => {
+                    self.up.consume(count);
+                    self.body_left -= count as u64;
+                    self.bytes_in += count as u64;
+                }
+                Poll::Ready(_) => self.refused = true,
+            }
+        }
+        if self.body_left == 0 {
+            self.watch(cx)?;
+        }
+        Ok(())
+    }
+
+    /// A client that goes away ends the exchange; one that sends its next request is heard later.
+    fn watch(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
+        while !self.up.is_full() {
+            match self.up.poll_fill(cx, self.client) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => return Err(Broken::Client("ConnectionClosed")),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return Err(Broken::Client("ReadError")),
+            }
+        }
+        Ok(())
+    }
+
+    /// The next head of an answer, interim ones included. It is left in `down`.
+    pub(super) fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        to_head: bool,
+        fields: &mut Vec<Field>,
+    ) -> Poll<Result<Response, Broken>> {
+        loop {
+            self.poll_up(cx)?;
+            if !self.down.is_empty() {
+                match response::look(self.down.data(), to_head, fields) {
+                    Ok(Some(answer)) => return Poll::Ready(Ok(answer)),
+                    Ok(None) => {
+                        if self.down.is_full() {
+                            self.down.grow(self.down.capacity() * 2);
+                        }
+                    }
+                    Err(_) => return Poll::Ready(Err(Broken::Upstream("InvalidHTTPHeader"))),
+                }
+            }
+            match ready!(self.down.poll_fill(cx, self.upstream)) {
+                Ok(0) => return Poll::Ready(Err(Broken::Upstream("ConnectionClosed"))),
+                Ok(_) => self.answered = true,
+                Err(_) => return Poll::Ready(Err(Broken::Upstream("ReadError"))),
+            }
+        }
+    }
+
+    /// Begins the answer's body with what came along with the head.
+    pub(super) fn begin_body(&mut self, framing: &mut Framing) -> Result<(), Broken> {
+        self.out_sent = 0;
+        self.began = false;
+        self.frame(framing)?;
+        if self.ready <= COPIED && self.tail.is_empty() {
+            self.out.extend_from_slice(&self.down.data()[..self.ready]);
+            self.down.consume(self.ready);
+            self.ready = 0;
+        }
+        if matches!(framing, Framing::Length(left) if *left > BULK as u64) && self.down.is_empty() {
+            self.down.grow(BULK);
+        }
+        Ok(())
+    }
+
+    /// Tells how much of what has been read belongs to the body.
+    fn frame(&mut self, framing: &mut Framing) -> Result<(), Broken> {
+        let here = self.down.data().len();
+        self.ready = match framing {
+            Framing::Length(left) => {
+                let ready = here.min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= ready as u64;
+                self.bytes_out += ready as u64;
+                ready
+            }
+            Framing::Chunked(chunks) => {
+                let before = chunks.data;
+                let ready = chunks.scan(self.down.data());
+                self.bytes_out += chunks.data - before;
+                ready.map_err(|_| Broken::Upstream("InvalidChunk"))?
+            }
+            Framing::UntilClose if here > 0 => {
+                // Chunked from here on, so that the client can tell the end from a break.
+                self.out
+                    .extend_from_slice(format!("{here:x}\r\n").as_bytes());
+                self.tail = b"\r\n";
+                self.bytes_out += here as u64;
+                here
+            }
+            Framing::UntilClose => 0,
+        };
+        Ok(())
+    }
+
+    /// Sends what is in `out` and carries the body to its end.
+    pub(super) fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        framing: &mut Framing,
+        flows: &mut impl FnMut(),
+    ) -> Poll<Result<(), Broken>> {
+        loop {
+            self.poll_up(cx)?;
+            ready!(self.poll_out(cx))?;
+            if ended(framing) {
+                return self.poll_flush(cx);
+            }
+            let read = match self.down.poll_fill(cx, self.upstream) {
+                Poll::Ready(read) => read,
+                Poll::Pending => {
+                    // What the client has not got yet must not wait for what comes next.
+                    let _ = self.poll_flush(cx)?;
+                    return Poll::Pending;
+                }
+            };
+            match (read, &framing) {
+                (Ok(0), Framing::UntilClose) => {
+                    self.out.extend_from_slice(b"0\r\n\r\n");
+                    *framing = Framing::Length(0);
+                }
+                (Ok(0), _) => return Poll::Ready(Err(Broken::Upstream("ConnectionClosed"))),
+                (Ok(_), _) => self.frame(framing)?,
+                (Err(_), _) => return Poll::Ready(Err(Broken::Upstream("ReadError"))),
+            }
+            flows();
+        }
+    }
+
+    /// Sends `out`, what is ready of `down`, and what follows it.
+    pub(super) fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        loop {
+            let head = &self.out[self.out_sent..];
+            let body = &self.down.data()[..self.ready];
+            let total = head.len() + body.len() + self.tail.len();
+            if total == 0 {
+                self.out.clear();
+                self.out_sent = 0;
+                return Poll::Ready(Ok(()));
+            }
+            let client = Pin::new(&mut *self.client);
+            let written = if head.len() == total {
+                ready!(client.poll_write(cx, head))
+            } else if body.len() == total {
+                ready!(client.poll_write(cx, body))
+            } else {
+                let pieces = [head, body, self.tail].map(IoSlice::new);
+                ready!(client.poll_write_vectored(cx, &pieces))
+            };
+            self.advance(written.map_err(|_| Broken::Client("WriteError"))?)?;
+        }
+    }
+
+    fn advance(&mut self, written: usize) -> Result<(), Broken> {
+        if written == 0 {
+            return Err(Broken::Client("WriteError"));
+        }
+        let of_head = written.min(self.out.len() - self.out_sent);
+        self.out_sent += of_head;
+        self.began = true;
+        let of_body = (written - of_head).min(self.ready);
+        self.down.consume(of_body);
+        self.ready -= of_body;
+        self.tail = self
+            .tail
+            .get(written - of_head - of_body..)
+            .unwrap_or_default();
+        Ok(())
+    }
+
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let flushed: Poll<io::Result<()>> = Pin::new(&mut *self.client).poll_flush(cx);
+        flushed.map_err(|_| Broken::Client("WriteError"))
+    }
+}
+
+/// Whether the body has been read to its end.
+fn ended(framing: &Framing) -> bool {
+    match framing {
+        Framing::Length(left) => *left == 0,
+        Framing::Chunked(chunks) => chunks.ended(),
+        Framing::UntilClose => false,
+    }
+}

@@ -1,0 +1,87 @@
+//! The fast lane: plain HTTP/1.1 requests carried from socket to socket, with nothing between but
+//! what `conduct` says.
+//!
+//! `frontend` gives it connections. `request` tells which requests are plain; every other one, and
+//! everything doubtful, is handed over untouched to the engine in `proxy`, and the connection comes
+//! back for its next request. `exchange` carries one request, `flow` its bytes, `rewrite` the heads;
+//! `pool` keeps idle upstream connections. It refuses to judge malformed input, and to do anything
+//! to a request that `conduct` does not do for both engines.
+
+mod answer;
+mod buffer;
+mod carry;
+mod chunks;
+mod connection;
+mod exchange;
+mod flow;
+mod head;
+mod pool;
+mod request;
+mod response;
+mod rewrite;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora_core::protocols::IO;
+use pingora_proxy::HttpProxy;
+use tokio::sync::watch;
+
+use crate::conduct::Conduct;
+use crate::config::Timeouts;
+use crate::frontend::Speak;
+use crate::proxy::Proxy;
+use pool::Pools;
+
+pub use request::Reason;
+
+/// Carries plain requests; knows who carries the others.
+pub struct Lane {
+    conduct: Arc<Conduct>,
+    other: Arc<HttpProxy<Proxy>>,
+    pools: Pools,
+    patience: Patience,
+}
+
+/// How long is waited for what.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// For a head to be whole.
+    head: Duration,
+    /// For the next request.
+    keepalive: Duration,
+    /// For an upstream connection.
+    connect: Duration,
+}
+
+impl Lane {
+    /// A lane beside the engine `other`, which does as the same `conduct` says. At most `pooled`
+    /// idle upstream connections are kept for each thread.
+    pub fn new(
+        conduct: Arc<Conduct>,
+        other: Arc<HttpProxy<Proxy>>,
+        timeouts: &Timeouts,
+        pooled: usize,
+    ) -> Self {
+        Self {
+            conduct,
+            other,
+            pools: Pools::new(pooled, timeouts.upstream_keepalive.0),
+            patience: Patience {
+                head: timeouts.request_head.0,
+                keepalive: timeouts.keepalive.0.max(Duration::from_secs(1)),
+                connect: timeouts.connect.0,
+            },
+        }
+    }
+}
+
+#[async_trait]
+impl Speak for Arc<Lane> {
+    async fn speak<S: IO + 'static>(&self, stream: S, stopping: watch::Receiver<bool>) {
+        self.serve(stream, stopping).await;
+    }
+}
