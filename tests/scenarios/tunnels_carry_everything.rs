@@ -101,14 +101,15 @@ async fn nobody_gets_anothers_answer() -> Result<()> {
         async move {
             let tag = format!("tag-{number}-{}", "x".repeat(number * 7 % 5_000));
             let url = format!("{base}/echo/{number}");
-            let told: Value = client
-                .post(url)
-                .body(tag.clone())
-                .send()
-                .await?
-                .json()
-                .await?;
-            ensure!(told["body"] == tag.as_str(), "{number} got another's body");
+            let answer = client.post(url).body(tag.clone()).send().await?;
+            let status = answer.status();
+            let text = answer.text().await?;
+            ensure!(status == 200, "{number} got {status}: {text}");
+            let told: Value = serde_json::from_str(&text)?;
+            ensure!(
+                told["body"] == tag.as_str(),
+                "{number} got another's body: {text}"
+            );
             ensure!(
                 told["target"] == format!("/echo/{number}"),
                 "{number} got another's path"
