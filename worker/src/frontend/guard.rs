@@ -5,7 +5,7 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -44,6 +44,7 @@ pub struct Control {
     phase: AtomicU8,
     heads: AtomicU32,
     closed: Mutex<Option<CancellationToken>>,
+    strange: AtomicBool,
 }
 
 impl Control {
@@ -53,7 +54,14 @@ impl Control {
             heads: AtomicU32::new(0),
             phase: AtomicU8::new(phase::REQUEST),
             closed: Mutex::new(None),
+            strange: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the last request line had white space or controls where none may be (RFC 9112 §3).
+    /// Pingora escapes them before anybody else sees the line.
+    pub fn line_is_strange(&self) -> bool {
+        self.strange.load(Ordering::Acquire)
     }
 
     /// The head has been read; the request goes over a circuit, and ends when that closes.
@@ -113,6 +121,40 @@ const OPENING: usize = PREFACE.len() + 9;
 const FIRST_FRAME_KIND: usize = PREFACE.len() + 3;
 const SETTINGS: u8 = 4;
 
+/// A request line as it comes by.
+#[derive(Clone, Copy, Debug, Default)]
+struct Line {
+    spaces: u8,
+    begun: bool,
+    carriage_return: bool,
+    strange: bool,
+    over: bool,
+}
+
+impl Line {
+    /// Follows it through these bytes; answers whether it is strange so far.
+    fn follow(&mut self, bytes: &[u8]) -> bool {
+        for byte in bytes {
+            if self.over {
+                break;
+            }
+            match byte {
+                // Empty lines before it are passed over (RFC 9112 §2.2).
+                b'\r' | b'\n' if !self.begun => continue,
+                b'\n' => self.over = true,
+                // Only at the end.
+                _ if self.carriage_return => self.strange = true,
+                b'\r' => self.carriage_return = true,
+                b' ' => self.spaces = self.spaces.saturating_add(1),
+                0..=0x1f | 0x7f => self.strange = true,
+                _ => {}
+            }
+            self.begun = true;
+        }
+        self.strange || self.spaces > 2
+    }
+}
+
 /// A connection under guard.
 pub struct Guarded<S> {
     inner: BufWriter<S>,
@@ -121,6 +163,7 @@ pub struct Guarded<S> {
     deadline: Instant,
     timer: Option<Pin<Box<Sleep>>>,
     wire: Wire,
+    line: Line,
     /// What is still to come of the opening of HTTP/2.
     opening: usize,
     closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
@@ -135,7 +178,9 @@ impl<S: AsyncWrite> Guarded<S> {
                 phase: AtomicU8::new(phase::HEAD),
                 heads: AtomicU32::new(0),
                 closed: Mutex::new(None),
+                strange: AtomicBool::new(false),
             },
+            line: Line::default(),
             patience,
             deadline: Instant::now() + patience,
             timer: None,
@@ -155,6 +200,14 @@ impl<S: AsyncWrite + Unpin> Guarded<S> {
 }
 
 impl<S> Guarded<S> {
+    /// What was read of its first head before it came under guard.
+    #[must_use]
+    pub fn after(mut self, read: &[u8]) -> Self {
+        let strange = self.line.follow(read);
+        self.control.strange.store(strange, Ordering::Release);
+        self
+    }
+
     /// What tells it what it is at.
     pub fn control(&self) -> &Control {
         &self.control
@@ -220,8 +273,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
                 }
             }
             (Poll::Ready(_), phase::IDLE) => {
+                self.line = Line::default();
+                let came = buffer.filled().get(filled..).unwrap_or_default();
+                let strange = self.line.follow(came);
+                self.control.strange.store(strange, Ordering::Release);
                 self.deadline = Instant::now() + self.patience;
                 self.control.phase.store(phase::HEAD, Ordering::Release);
+            }
+            (Poll::Ready(_), phase::HEAD) => {
+                let came = buffer.filled().get(filled..).unwrap_or_default();
+                let strange = self.line.follow(came);
+                self.control.strange.store(strange, Ordering::Release);
             }
             (Poll::Pending, phase::HEAD) if self.head_overdue(cx) => {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));

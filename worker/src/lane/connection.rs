@@ -267,7 +267,7 @@ impl<S: IO + 'static> Connection<S> {
         } = self;
         let read = BytesMut::from(memory.up.data());
         drop(memory);
-        let guarded = Guarded::new(client, Wire::Http1, lane.patience.head);
+        let guarded = Guarded::new(client, Wire::Http1, lane.patience.head).after(&read);
         let mut session = ServerSession::new_http1(Box::new(guarded));
         session.set_keepalive(keep.then_some(lane.patience.keepalive.as_secs()));
         session.set_pipelined_prefix(read);

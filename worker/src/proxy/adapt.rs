@@ -97,17 +97,18 @@ impl<'a> View<'a> {
 
     pub(super) fn head(&self) -> Head<'_> {
         let uri = &self.request.uri;
-        // Pingora escapes what may not stand in a target; the stages have to see that it was there.
+        // `GET app HTTP/1.1`: Pingora makes something of the word; the stages have to see it.
         let sent = self.request.raw_path();
-        let strange = sent.iter().any(|byte| *byte <= b' ' || *byte == 0x7f);
-        let strange = strange.then(|| std::str::from_utf8(sent).unwrap_or(" "));
+        let whole = sent.starts_with(b"/") || sent.windows(3).any(|three| three == b"://");
+        let bare = (!whole).then(|| std::str::from_utf8(sent).unwrap_or("?"));
+        let authority = uri.authority().map(http::uri::Authority::as_str);
         Head {
             method: self.request.method.as_str(),
-            target: strange.unwrap_or_else(|| {
+            target: bare.unwrap_or_else(|| {
                 uri.path_and_query()
                     .map_or("/", http::uri::PathAndQuery::as_str)
             }),
-            authority: uri.authority().map(http::uri::Authority::as_str),
+            authority: authority.filter(|_| bare.is_none()),
             is_http11: self.request.version >= http::Version::HTTP_11,
             headers: &self.headers,
             peer: self.peer,

@@ -50,7 +50,13 @@ impl Proxy {
     /// Runs the stages over the request's head.
     fn pass(&self, session: &Session, ctx: &mut Context) -> Result<Step, Refusal> {
         let view = adapt::View::of(session).ok_or(Refusal::Internal)?;
-        self.conduct.pass(&view.head(), view.raw(), ctx)
+        let step = self.conduct.pass(&view.head(), view.raw(), ctx)?;
+        let mut strange = false;
+        adapt::with_guard(session, |guard| strange = guard.line_is_strange());
+        if strange {
+            return Err(Refusal::BadRequest("white space in the target"));
+        }
+        Ok(step)
     }
 
     /// Runs what is left of them after a wait.
