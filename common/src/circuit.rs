@@ -5,6 +5,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::health_check::HealthCheck;
 use crate::id::{CircuitId, EndpointId, SessionId, UserId, WorkerId};
 use crate::route::Route;
 use crate::timestamp;
@@ -217,6 +218,9 @@ pub struct Circuit {
     /// Id of the request that opened it (contract/request-id.md §3).
     #[serde(default)]
     pub origin_request_id: Option<String>,
+    /// How its routes are probed, on circuits of endpoints whose owner wished it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
 }
 
 impl Circuit {

@@ -4,8 +4,8 @@
 //! ever. Every ten seconds the interactive circuits that are carried as HTTP or TCP and were used
 //! too long ago are closed, as a person would close them. When a circuit was used is known from
 //! the marks that workers leave in Redis; this room refuses to guess: without Redis, or without
-//! its answer, nothing is collected. Coordinators that share a database may do a round at the same
-//! time: a circuit is closed, and told of, only once. `wiring` runs it.
+//! its answer, nothing is collected. Of coordinators that share a database one collects; should two do
+//! so at the same time, a circuit is closed, and told of, only once. `wiring` runs it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +16,10 @@ use patchbay_common::id::CircuitId;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::circuits::{CloseError, Closer};
+use crate::lease::Lease;
 use crate::publish::PublishError;
 use crate::publish::redis::Redis;
-use crate::store::{LongOpen, Store, StoreError};
+use crate::store::{Actor, Cause, LongOpen, Reason, Store, StoreError};
 
 #[cfg(test)]
 mod tests;
@@ -84,8 +85,8 @@ impl Collector {
         }
     }
 
-    /// Does round after round, until the process ends.
-    pub async fn run(&self) {
+    /// Does round after round while the lease is held, until the process ends.
+    pub(crate) async fn run(&self, lease: &Lease) {
         let Some(uses) = &self.uses else {
             log::info!("idle circuits stay open: without redis nobody knows when they were used");
             return std::future::pending().await;
@@ -95,6 +96,9 @@ impl Collector {
         let mut failing = false;
         loop {
             ticks.tick().await;
+            if !lease.is_held() {
+                continue;
+            }
             match self.round(uses.as_ref(), Utc::now()).await {
                 Ok(()) => failing = false,
                 Err(error) if !failing => {
@@ -140,7 +144,9 @@ impl Collector {
     }
 
     async fn collect(&self, circuit: &LongOpen, idle: Duration) -> Result<(), StoreError> {
-        match self.closer.close_unsaid(circuit.id).await {
+        let cause = Cause::now(Actor::Coordinator, Reason::Idle);
+        let cause = cause.because(format!("not used for {} s", idle.as_secs()));
+        match self.closer.close_unsaid(circuit.id, &cause).await {
             Ok(closed) => log::info!(
                 circuit = circuit.id.to_string().as_str(), worker = closed.authority.as_str(),
                 app = circuit.app.as_deref().unwrap_or_default(), idle_seconds = idle.as_secs();

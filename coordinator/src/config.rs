@@ -21,7 +21,7 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-pub use sections::Server;
+pub use sections::{Audit, Failover, Server};
 use sections::{Db, ProxyCoordinator};
 
 /// Where the file may be.
@@ -64,6 +64,10 @@ pub struct Config {
     pub jwt: TokenKey,
     /// `[server]`.
     pub server: Server,
+    /// `[audit]`.
+    pub audit: Audit,
+    /// `[failover]`.
+    pub failover: Failover,
 }
 
 /// Where the state is kept.
@@ -101,13 +105,21 @@ impl fmt::Display for Database {
 }
 
 impl Config {
-    /// Reads the configuration and installs the logger it asks for.
+    /// Reads the configuration and installs the logger it asks for. `examine` may look at what it
+    /// leads to (certificates, addresses) and add to the mistakes, so that all are told together;
+    /// what was mistaken stands there as a default.
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub fn load(args: &CommonArgs) -> Result<Self, ConfigError> {
+    pub fn load(
+        args: &CommonArgs,
+        examine: impl FnOnce(&Self, &mut Loader),
+    ) -> Result<Self, ConfigError> {
         let file = DISCOVERY.find(args.config.as_deref());
-        Self::from_file(file.as_deref(), environment(), args)
+        let (config, mut loader) = Self::read(file.as_deref(), environment(), args)?;
+        examine(&config, &mut loader);
+        loader.finish()?;
+        Ok(config)
     }
 
     /// As [`Config::load`], from this file and environment.
@@ -119,6 +131,16 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
         args: &CommonArgs,
     ) -> Result<Self, ConfigError> {
+        let (config, loader) = Self::read(file, environment, args)?;
+        loader.finish()?;
+        Ok(config)
+    }
+
+    fn read(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        args: &CommonArgs,
+    ) -> Result<(Self, Loader), ConfigError> {
         let mut loader = Loader::open(file, environment)?;
         let l = &mut loader;
         let logging: Logging = l.section("logging", Strictness::Theirs);
@@ -145,10 +167,11 @@ impl Config {
             api_secret: secrets.require_api(l),
             jwt: secrets.require_jwt(l),
             server: l.section("server", Strictness::Ours),
+            audit: l.section("audit", Strictness::Ours),
+            failover: l.section("failover", Strictness::Ours),
         };
         config.cross_check(l);
-        loader.finish()?;
-        Ok(config)
+        Ok((config, loader))
     }
 
     fn cross_check(&self, loader: &mut Loader) {
@@ -163,6 +186,7 @@ impl Config {
                 self.server.acknowledgement_timeout.0,
                 15,
             ),
+            ("audit.keep", self.audit.keep.0, 7_776_000),
         ];
         for (key, duration, usual) in positive {
             if duration.is_zero() {
@@ -177,6 +201,52 @@ impl Config {
             ));
         }
     }
+}
+
+/// How a client on this machine reaches the API that a configuration file describes.
+#[derive(Clone, Debug)]
+pub struct ApiPlace {
+    /// Base URL, without a trailing slash.
+    pub url: String,
+    /// Its token.
+    pub secret: Secret,
+}
+
+impl ApiPlace {
+    /// Reads no more than it needs: who asks may not be allowed to read the server's key, and
+    /// what is wrong elsewhere in the file is not theirs to mend.
+    ///
+    /// # Errors
+    /// What is wrong with these parts of the configuration.
+    pub fn from_file(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let mut loader = Loader::open(file, environment)?;
+        let coordinator: ProxyCoordinator = loader.section(COORDINATOR, Strictness::Theirs);
+        let secrets: Secrets = loader.section("secrets", Strictness::Theirs);
+        let place = Self {
+            url: local_url(&coordinator),
+            secret: secrets.require_api(&mut loader),
+        };
+        loader.finish()?;
+        Ok(place)
+    }
+}
+
+/// The API's own socket, on the loopback address if it listens on all; with TLS the advertised
+/// name, which is the one its certificate is for.
+fn local_url(section: &ProxyCoordinator) -> String {
+    if section.tls_listen {
+        return advertise_url(section);
+    }
+    let bound = &section.bind_addr;
+    let host = match bound.host.as_str() {
+        "0.0.0.0" | "" => "127.0.0.1",
+        "::" | "[::]" => "::1",
+        host => host,
+    };
+    format!("http://{}", HostPort::new(host, bound.port))
 }
 
 fn resolve(loader: &mut Loader, address: &HostPort) -> SocketAddr {

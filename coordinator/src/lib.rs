@@ -4,11 +4,14 @@ pub mod api;
 pub mod circuits;
 pub mod collect;
 pub mod config;
+pub mod ctl;
+mod lease;
 pub mod listen;
 pub mod publish;
 pub mod registry;
 pub mod store;
 mod supervise;
+mod upkeep;
 pub mod wiring;
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
+use patchbay_common::config::{Loader, Mistake};
 use patchbay_common::lifecycle::{Drain, Notify, Outcome, at_every_hangup};
 use patchbay_listen::{bind, tls};
 use pingora_core::server::configuration::ServerConf;
@@ -19,37 +20,43 @@ use pingora_core::services::background::{BackgroundService, background_service};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, ApiSettings, App, Health, Metrics};
-use crate::circuits::{Closer, Endpoints, Opener};
+use crate::circuits::{Closer, Endpoints, FailOver, Opener};
 use crate::collect::{Collector, LastUses};
 use crate::config::{Config, Database};
+use crate::lease::Lease;
 use crate::listen::accept;
 use crate::publish::redis::Redis;
 use crate::publish::{Acknowledgements, Bus, Outbox, Publisher, Streams};
 use crate::registry::{Marks, Registry, watch_over};
-use crate::store::{PostgresStore, SqliteStore, Store};
+use crate::store::{Observer, PostgresStore, SqliteStore, Store};
 use crate::supervise::supervise;
+use crate::upkeep::keep_up;
 
 /// How long the database may take to answer a check.
 const CHECK_WITHIN: Duration = Duration::from_secs(10);
 /// How long the last notes of published events may take to be written.
 const LAST_NOTES: Duration = Duration::from_secs(2);
 
-/// Everything the start would load, without keeping it: what is wrong, one line each.
-///
-/// # Errors
-/// If the check itself cannot run.
-pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
-    let mut mistakes = Vec::new();
-    if let Some(plan) = config.tls.clone()
-        && let Err(errors) = tls::Live::load(plan)
-    {
-        mistakes.extend(errors.0.iter().map(ToString::to_string));
+/// Loads what the start would load, without keeping it, and notes what is wrong. The database is
+/// asked only if its section is good: a wrong one would be asked in vain.
+pub fn examine(config: &Config, loader: &mut Loader) {
+    if let Some(plan) = &config.tls {
+        tls::examine(plan, loader);
     }
     // Port 0: the check must not mind a coordinator that is running.
     if let Err(error) = bind(SocketAddr::new(config.bind.ip(), 0)) {
-        mistakes.push(format!("proxy_coordinator.bind_addr: {error}"));
+        loader.mistake(Mistake::new("proxy_coordinator.bind_addr", error));
     }
-    let verified = short_lived()?.block_on(async {
+    if !loader.is_mistaken("db")
+        && let Err(error) = verify_schema(config)
+    {
+        let problem = format!("{}: {error:#}", config.database);
+        loader.mistake(Mistake::new("db", problem));
+    }
+}
+
+fn verify_schema(config: &Config) -> anyhow::Result<()> {
+    short_lived()?.block_on(async {
         let verify = async {
             store(&config.database)?
                 .verify_schema()
@@ -63,11 +70,7 @@ pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
                 CHECK_WITHIN.as_secs()
             )),
         }
-    });
-    if let Err(error) = verified {
-        mistakes.push(format!("db: {}: {error:#}", config.database));
-    }
-    Ok(mistakes)
+    })
 }
 
 /// Brings the database's schema up to date.
@@ -97,6 +100,17 @@ fn store(database: &Database) -> anyhow::Result<Arc<dyn Store>> {
     }
 }
 
+/// The store of what serves.
+fn observed_store(database: &Database, observer: Observer) -> anyhow::Result<Arc<dyn Store>> {
+    match database {
+        Database::Sqlite { path } => Ok(Arc::new(SqliteStore::open(path)?.observed(observer))),
+        Database::Postgres(config) => {
+            let store = PostgresStore::connect(config.clone())?;
+            Ok(Arc::new(store.observed(observer)))
+        }
+    }
+}
+
 /// Runs the coordinator until it is told to stop.
 ///
 /// # Errors
@@ -120,6 +134,12 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         Keeper {
             rooms: Arc::clone(&rooms),
             worker_timeout: config.worker_timeout,
+            audit_kept: config.audit.keep.0,
+            failover: FailOver::new(
+                Arc::clone(&rooms.store),
+                rooms.bus.clone(),
+                config.failover.across_hosts,
+            ),
             collector: rooms.collector(config.idle_after),
         },
     ));
@@ -169,6 +189,8 @@ struct Rooms {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     drain: Drain,
+    /// Held by the one coordinator that looks after the workers.
+    lease: Arc<Lease>,
     /// The keeper is to put everything down.
     closing: CancellationToken,
 }
@@ -184,16 +206,22 @@ impl Rooms {
         let (published, outbox) = Outbox::new();
         let mut ways: Vec<Arc<dyn Publisher>> = vec![Arc::clone(&streams) as _];
         ways.extend(redis.iter().map(|redis| Arc::clone(redis) as _));
-        let counts = Arc::clone(&metrics);
+        let [counts, delays, waits, works] = std::array::from_fn(|_| Arc::clone(&metrics));
+        let observer: Observer = Arc::new(move |doing, took, done| works.stored(doing, took, done));
+        let store = observed_store(&config.database, observer).context("db")?;
         Ok(Self {
-            store: store(&config.database).context("db")?,
+            lease: Arc::new(Lease::new(Arc::clone(&store))),
+            store,
             redis,
             streams,
             bus: Bus::new(ways, published, move |bus, taken| {
                 counts.published(bus, taken)
-            }),
+            })
+            .timed(Arc::new(move |bus, took| delays.published_after(bus, took))),
             outbox: tokio::sync::Mutex::new(outbox),
-            acknowledgements: Arc::new(Acknowledgements::default()),
+            acknowledgements: Arc::new(Acknowledgements::observed(Arc::new(move |served| {
+                waits.waited(served)
+            }))),
             health: Arc::new(Health::new(config.database.kind())),
             metrics,
             drain: Drain::new(),
@@ -247,6 +275,8 @@ impl Rooms {
 struct Keeper {
     rooms: Arc<Rooms>,
     worker_timeout: Duration,
+    audit_kept: Duration,
+    failover: FailOver,
     collector: Collector,
 }
 
@@ -264,13 +294,21 @@ impl BackgroundService for Keeper {
             let mut outbox = rooms.outbox.lock().await;
             outbox.run(&rooms.store, &rooms.bus, &rooms.streams).await;
         });
-        let watching = || watch_over(store, self.worker_timeout);
+        let lease = rooms.lease.as_ref();
+        let holding = supervise("lease", || lease.run());
+        let watching = || {
+            watch_over(store, lease, self.worker_timeout, |since| {
+                self.failover.round(since)
+            })
+        };
         let liveness = supervise("watch over the workers", watching);
+        let upkeep = supervise("upkeep", || keep_up(store, lease, self.audit_kept));
         let looking = || rooms.health.watch(store, rooms.redis.as_deref());
         let health = supervise("health report", looking);
-        let collecting = supervise("collection of idle circuits", || self.collector.run());
+        let collecting = supervise("collection of idle circuits", || self.collector.run(lease));
         let watchdog = Notify.feed_watchdog();
-        let work = async { tokio::join!(redis, outbox, liveness, health, collecting, watchdog) };
+        let guarded = async { tokio::join!(holding, liveness, upkeep, collecting) };
+        let work = async { tokio::join!(redis, outbox, guarded, health, watchdog) };
         tokio::select! {
             _ = work => {}
             () = rooms.closing.cancelled() => {}
@@ -366,7 +404,8 @@ impl ShutdownSignalWatch for Signal {
         rooms.closing.cancel();
         let notes = async {
             let mut outbox = rooms.outbox.lock().await;
-            outbox.write_notes(rooms.store.as_ref()).await
+            outbox.write_notes(rooms.store.as_ref()).await?;
+            rooms.lease.give_back().await
         };
         match tokio::time::timeout(LAST_NOTES, notes).await {
             Ok(Ok(())) => {}

@@ -5,10 +5,16 @@
 
 mod a_python_coordinator_is_served;
 mod an_opening_is_routable_when_answered;
+mod an_operator_asks_from_a_shell;
 mod balancers_say_who_the_client_is;
 mod bodies_stream_both_ways;
 mod certificates_are_chosen_by_name;
+mod circuits_of_a_lost_worker_move;
 mod errors_for_people_and_programs;
+mod gateway_asks_who_is_there;
+mod gateway_holds_limits;
+mod gateway_reloads;
+mod gateway_routes_to_services;
 mod grpc_through_a_circuit;
 mod hop_by_hop_headers_stay_here;
 mod http2_frame_by_frame;
@@ -26,7 +32,9 @@ mod survive_coordinator_death;
 mod survive_database_cut;
 mod survive_redis_outage;
 mod survive_worker_restart;
+mod tcp_circuits_carry_anything;
 mod websocket_through_a_circuit;
+mod websockets_by_the_thousand;
 mod without_redis_the_stream_carries_events;
 
 /// Writes a measured figure past the test runner, which keeps what scenarios print to itself.

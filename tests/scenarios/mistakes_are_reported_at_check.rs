@@ -174,6 +174,35 @@ async fn all_mistakes_together() -> Result<()> {
     Ok(())
 }
 
+/// What the file says and what it leads to are told in one go.
+#[tokio::test]
+async fn wrong_keys_certificates_and_databases_together() -> Result<()> {
+    let desk = Desk::new()?;
+    let letter = desk.write("letter.pem", "Dear operator, this is no certificate.")?;
+    let tls = format!("tls_listen = true\ntls_cert = \"{letter}\"\ntls_privkey = \"{letter}\"\n");
+    let mut plan = desk.plan();
+    plan.settings.clone_from(&tls);
+    plan.more = "[server]\nthreds = 2\n".into();
+    let file = desk.worker(&plan)?;
+    let check = ["--config", &*file, "--check"];
+    is_reported("patchbay-worker", &check, &[&file, "server.threds"]).await?;
+    is_reported("patchbay-worker", &check, &[&file, "tls_cert", &letter]).await?;
+
+    let store = Store::Sqlite(desk.folder.path().join("no-such-folder/patchbay.db"));
+    let text = coordinator::configuration(desk.api.first(), &store, "", "[server]\nthreds = 2\n");
+    let text = text.replace("allow_unauthorized", &format!("{tls}allow_unauthorized"));
+    let file = desk.write("coordinator.toml", &text)?;
+    let check = ["--config", &*file, "--check"];
+    for words in [
+        [&*file, "server.threds"],
+        [&*letter, "tls_cert"],
+        ["no-such-folder", ": db: "],
+    ] {
+        is_reported("patchbay-coordinator", &check, &words).await?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn no_file_and_no_toml() -> Result<()> {
     let desk = Desk::new()?;

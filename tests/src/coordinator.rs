@@ -77,6 +77,19 @@ impl Coordinator {
         self.program.start_and_answer(&self.client, &url).await
     }
 
+    /// Starts it anew with one more line in its `[proxy_coordinator]` section.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub async fn start_with(&mut self, line: &str) -> anyhow::Result<()> {
+        const SECTION: &str = "[proxy_coordinator]\n";
+        let file = std::fs::read_to_string(&self.config)?;
+        let changed = file.replace(SECTION, &format!("{SECTION}{line}\n"));
+        std::fs::write(&self.config, changed)?;
+        self.program.kill().await?;
+        self.start_again().await
+    }
+
     /// Its port.
     pub fn port(&self) -> u16 {
         self.ports.first()

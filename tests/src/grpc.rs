@@ -167,13 +167,17 @@ async fn call(
             return Ok(());
         }
     }
+    send.send_trailers(trailers(id)?)?;
+    Ok(())
+}
+
+fn trailers(told: Option<http::HeaderValue>) -> anyhow::Result<HeaderMap> {
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", "0".parse()?);
-    if let Some(id) = id {
-        trailers.insert("x-told", id);
+    if let Some(told) = told {
+        trailers.insert("x-told", told);
     }
-    send.send_trailers(trailers)?;
-    Ok(())
+    Ok(trailers)
 }
 
 async fn whole(body: &mut RecvStream) -> anyhow::Result<Bytes> {

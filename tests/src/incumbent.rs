@@ -117,6 +117,7 @@ impl Incumbent {
             created_at: timestamp::now(),
             updated_at: timestamp::now(),
             origin_request_id: None,
+            health_check: None,
         };
         self.books().circuits.push(circuit.clone());
         circuit

@@ -24,10 +24,10 @@ pub enum Signal {
     Int,
     /// SIGKILL.
     Kill,
-    /// SIGHUP: read certificates anew.
-    Hangup,
     /// SIGSTOP: frozen, sockets open.
     Stop,
+    /// SIGHUP: reads its configuration anew.
+    Hangup,
     /// SIGCONT: goes on after [`Signal::Stop`].
     Continue,
 }

@@ -1,5 +1,6 @@
 //! WebSocket connections through a door.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -55,13 +56,30 @@ pub async fn handshake(
     headers: &[(&str, &str)],
 ) -> anyhow::Result<Handshake> {
     let url = format!("ws://{}{path}", door.host());
-    let mut request = url.into_client_request()?;
     let cookie = Some(("cookie", cookie)).filter(|(_, cookie)| !cookie.is_empty());
-    for (name, value) in cookie.into_iter().chain(headers.iter().copied()) {
-        let (name, value) = (HeaderName::try_from(name)?, HeaderValue::try_from(value)?);
-        request.headers_mut().append(name, value);
+    let headers: Vec<_> = cookie.into_iter().chain(headers.iter().copied()).collect();
+    handshake_at(&url, door.address()?, &headers).await
+}
+
+/// Tries to open `url`, whatever its host, at this address; a `Host` among the headers wins.
+///
+/// # Errors
+/// If the handshake breaks.
+pub async fn handshake_at(
+    url: &str,
+    address: SocketAddr,
+    headers: &[(&str, &str)],
+) -> anyhow::Result<Handshake> {
+    let mut request = url.into_client_request()?;
+    for (name, value) in headers {
+        let (name, value) = (HeaderName::try_from(*name)?, HeaderValue::try_from(*value)?);
+        if name == http::header::HOST {
+            request.headers_mut().insert(name, value);
+        } else {
+            request.headers_mut().append(name, value);
+        }
     }
-    let stream = TcpStream::connect(door.address()?).await?;
+    let stream = TcpStream::connect(address).await?;
     let shaking = tokio_tungstenite::client_async(request, stream);
     let shaken = tokio::time::timeout(PATIENCE, shaking).await;
     match shaken.context("no answer to a WebSocket handshake")? {

@@ -44,6 +44,12 @@ pub struct Line<'a> {
     pub credential: Option<&'a str>,
     /// Where it was sent.
     pub route: Option<&'a str>,
+    /// The gateway's route.
+    pub gateway_route: Option<&'a str>,
+    /// The gateway's service.
+    pub service: Option<&'a str>,
+    /// Who asked, as the gateway found out.
+    pub subject: Option<&'a str>,
     /// HTTP status; 0 if none was sent, 499 if the client went away first.
     pub status: u16,
     /// Body bytes from the client.
@@ -255,6 +261,9 @@ impl Line<'_> {
         text("path", Some(self.path).filter(|p| !p.is_empty()))?;
         text("circuit", self.circuit)?;
         text("app", self.app)?;
+        text("gateway_route", self.gateway_route)?;
+        text("service", self.service)?;
+        text("subject", self.subject)?;
         text("auth", self.credential)?;
         text("route", self.route)?;
         text("end", self.end)?;

@@ -1,7 +1,7 @@
 //! What the operator decides, checked as a whole (contract/config.md §4 and our own sections).
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use patchbay_common::circuit::{AppMode, FrontendMode, Protocol};
@@ -17,6 +17,9 @@ use patchbay_common::worker::AppFilter;
 use patchbay_listen::{proxy_protocol, tls};
 
 mod sections;
+mod upstreams;
+
+use crate::gateway::config::{self as gateway, GatewayConfig};
 
 pub use sections::{Cors, Http2, Permit, Server, Sync, Timeouts};
 use sections::{PortProxy, ProxyProtocolSection, ProxyWorker, WildcardDomain};
@@ -32,10 +35,13 @@ pub const DISCOVERY: Discovery = Discovery {
 };
 
 const WORKER: &str = "proxy_worker";
+const METRIC_ACCESS: &str = "proxy_worker.metric_access_allowed_hosts";
 
 /// Everything the worker runs by.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The file it was read from.
+    pub file: Option<PathBuf>,
     /// Name of this worker; processes of equal name are its nodes.
     pub authority: String,
     /// Name of this process among the worker's nodes.
@@ -92,6 +98,13 @@ pub struct Config {
     pub http2: Http2,
     /// `[proxy_protocol]`.
     pub proxy_protocol: ProxyProtocol,
+    /// Whether there are circuits: a worker without `[proxy_worker]` is a gateway only, and what
+    /// is said of circuits above stands in for them.
+    pub has_circuits: bool,
+    /// `[gateway]`.
+    pub gateway: Option<GatewayConfig>,
+    /// `[upstreams]`.
+    pub upstreams: crate::upstream::Settings,
 }
 
 /// Where the worker's slots are.
@@ -148,13 +161,21 @@ pub struct RedisSettings {
 }
 
 impl Config {
-    /// Reads the configuration and installs the logger it asks for.
+    /// Reads the configuration and installs the logger it asks for. `examine` may look at what it
+    /// leads to (certificates, addresses) and add to the mistakes, so that all are told together;
+    /// what was mistaken stands there as a default.
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub fn load(args: &CommonArgs) -> Result<Self, ConfigError> {
+    pub fn load(
+        args: &CommonArgs,
+        examine: impl FnOnce(&Self, &mut Loader),
+    ) -> Result<Self, ConfigError> {
         let file = DISCOVERY.find(args.config.as_deref());
-        Self::from_file(file.as_deref(), environment(), args)
+        let (config, mut loader) = Self::read(file.as_deref(), environment(), args)?;
+        examine(&config, &mut loader);
+        loader.finish()?;
+        Ok(config)
     }
 
     /// As [`Config::load`], from this file and environment.
@@ -166,15 +187,36 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
         args: &CommonArgs,
     ) -> Result<Self, ConfigError> {
+        let (config, loader) = Self::read(file, environment, args)?;
+        loader.finish()?;
+        Ok(config)
+    }
+
+    fn read(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        args: &CommonArgs,
+    ) -> Result<(Self, Loader), ConfigError> {
         let mut loader = Loader::open(file, environment)?;
         let l = &mut loader;
         let logging: Logging = l.section("logging", Strictness::Theirs);
         logging.install(args, l);
-        let worker: ProxyWorker = l.section(WORKER, Strictness::Theirs);
+        let has_circuits = l.has(WORKER) || !l.has(gateway::SECTION);
+        let gateway = GatewayConfig::read(l);
+        let mut worker: ProxyWorker = l.section(WORKER, Strictness::Theirs);
+        if let Some(gateway) = gateway.as_ref().filter(|_| !has_circuits) {
+            worker = ProxyWorker::absent(gateway.admin_bind);
+        }
         let redis: Redis = l.section("redis", Strictness::Theirs);
-        let secrets: Secrets = l.section("secrets", Strictness::Theirs);
-        let permit_hash: PermitHash = l.section("permit_hash", Strictness::Theirs);
+        let mut secrets: Secrets = l.section("secrets", Strictness::Theirs);
+        let mut permit_hash: PermitHash = l.section("permit_hash", Strictness::Theirs);
+        if !has_circuits {
+            secrets.api_secret.get_or_insert_with(sections::unguessable);
+            secrets.jwt_secret.get_or_insert_with(sections::unguessable);
+            permit_hash.secret.get_or_insert_with(sections::unguessable);
+        }
         let config = Self {
+            file: file.map(Path::to_owned),
             authority: l.require(WORKER, "authority", worker.authority.clone()),
             node_id: worker.id.clone().unwrap_or_else(node_id),
             coordinator: coordinator(l, worker.coordinator_endpoint.as_deref()),
@@ -196,11 +238,7 @@ impl Config {
             tls: tls(l, &worker),
             tls_advertised: worker.tls_advertised,
             trusted_proxies: networks(l, "proxy_worker.trusted_proxies", &worker.trusted_proxies.0),
-            metric_access: networks(
-                l,
-                "proxy_worker.metric_access_allowed_hosts",
-                &worker.metric_access_allowed_hosts.0,
-            ),
+            metric_access: networks(l, METRIC_ACCESS, &worker.metric_access_allowed_hosts.0),
             redis: redis.address(l).map(|address| RedisSettings {
                 address,
                 password: redis.password.clone(),
@@ -217,10 +255,12 @@ impl Config {
             cors: l.section("cors", Strictness::Ours),
             http2: l.section("http2", Strictness::Ours),
             proxy_protocol: proxy_protocol(l),
+            has_circuits,
+            gateway,
+            upstreams: upstreams::read(l),
         };
         config.cross_check(l);
-        loader.finish()?;
-        Ok(config)
+        Ok((config, loader))
     }
 
     /// Whether clients reach the worker by TLS.
@@ -254,6 +294,20 @@ impl Config {
             loader.mistake(Mistake::new(
                 "proxy_worker.wildcard_domain.bind_addr",
                 format!("{bind} is the API's address too: move one of them"),
+            ));
+        }
+        let taken = |bind: &SocketAddr| *bind == self.api_bind && bind.port() != 0;
+        if self
+            .gateway
+            .as_ref()
+            .is_some_and(|gateway| gateway.binds.iter().any(taken))
+        {
+            loader.mistake(Mistake::new(
+                "gateway.bind",
+                format!(
+                    "{} is the API's address too: move one of them",
+                    self.api_bind
+                ),
             ));
         }
         if self.heartbeat_period.0.is_zero() {

@@ -9,6 +9,7 @@ use patchbay_common::request_id::RequestId;
 
 use crate::conduct::Grpc;
 use crate::error::Refusal;
+use crate::gateway::Visit;
 use crate::stage::{Client, Credential};
 use crate::target::Target;
 use crate::upstream::{Picked, Upstream};
@@ -33,6 +34,8 @@ pub struct Context {
     pub target: Option<Target>,
     /// The kind of gRPC it speaks, if it does.
     pub grpc: Option<Grpc>,
+    /// Its way through the gateway, if it came there.
+    pub visit: Option<Box<Visit>>,
     /// By what right.
     pub credential: Option<Credential>,
     /// Where it is sent.
@@ -98,6 +101,7 @@ impl Context {
             path: String::new(),
             target: None,
             grpc: None,
+            visit: None,
             credential: None,
             picked: None,
             tried: Vec::new(),

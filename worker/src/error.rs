@@ -1,6 +1,8 @@
 //! What a client is told when a request cannot be carried: the only file that knows statuses,
 //! types and texts (contract/rest-coordinator.md §4, contract/data-plane.md §2–7).
 
+mod gateway;
+
 use std::fmt::Write as _;
 
 use patchbay_common::request_id::RequestId;
@@ -8,7 +10,9 @@ use patchbay_common::token::TokenError;
 use serde_json::json;
 
 use crate::admin::ApiError;
+use crate::gateway::refusal::GatewayRefusal;
 use crate::setup::SetupError;
+use crate::upstream::Unavailable;
 
 /// Why a request is not carried.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +68,12 @@ pub enum Refusal {
     /// The upstream did not answer in time.
     #[error("The app's kernel did not answer in time (response time-out)")]
     UpstreamTimeout,
+    /// Too many requests wait for an upstream with room.
+    #[error("The app has as much to do as it may, and too many requests wait already")]
+    QueueFull,
+    /// No upstream had room in time.
+    #[error("The app has as much to do as it may, and had no room in time (queue time-out)")]
+    QueueTimeout,
     /// The circuit was closed while the request was under way.
     #[error("The app was closed")]
     CircuitClosed,
@@ -73,6 +83,29 @@ pub enum Refusal {
     /// Our own fault.
     #[error("The worker failed to handle the request")]
     Internal,
+    /// The gateway does not carry it.
+    #[error(transparent)]
+    Gateway(#[from] GatewayRefusal),
+}
+
+impl Refusal {
+    /// `WWW-Authenticate`, where a credential is asked for by one.
+    pub fn challenge(&self) -> Option<&str> {
+        match self {
+            Self::Gateway(GatewayRefusal::Unauthenticated { challenge, .. }) => Some(challenge),
+            _ => None,
+        }
+    }
+}
+
+impl From<Unavailable> for Refusal {
+    fn from(unavailable: Unavailable) -> Self {
+        match unavailable {
+            Unavailable::NoneInService => Self::NoUpstream,
+            Unavailable::QueueFull => Self::QueueFull,
+            Unavailable::QueueTimeout => Self::QueueTimeout,
+        }
+    }
 }
 
 /// A refusal as the wire shows it.
@@ -88,6 +121,10 @@ pub struct Problem {
     pub error_code: &'static str,
     /// This problem's own text.
     pub msg: String,
+    /// Seconds after which another try makes sense.
+    pub retry_after: Option<u64>,
+    /// The request's id, where bodies carry it.
+    pub request_id: Option<String>,
 }
 
 /// Status, last part of the type URI, title, error code.
@@ -172,8 +209,9 @@ impl From<&Refusal> for Problem {
             R::UpstreamBroke => UPSTREAM_BROKE,
             R::UpstreamConnectTimeout | R::UpstreamTimeout => UPSTREAM_TIMEOUT,
             R::NoUpstream => NO_UPSTREAM,
-            R::CircuitClosed | R::Busy => UNAVAILABLE,
+            R::CircuitClosed | R::Busy | R::QueueFull | R::QueueTimeout => UNAVAILABLE,
             R::Internal => INTERNAL,
+            R::Gateway(refusal) => gateway::kind(refusal),
         };
         Self {
             status,
@@ -181,6 +219,11 @@ impl From<&Refusal> for Problem {
             title,
             error_code,
             msg: refusal.to_string(),
+            retry_after: match refusal {
+                R::Gateway(GatewayRefusal::TooMany { retry_after }) => Some(*retry_after),
+                _ => (status == 503).then_some(2),
+            },
+            request_id: None,
         }
     }
 }
@@ -246,16 +289,13 @@ impl From<&ApiError> for Problem {
             title,
             error_code,
             msg: error.to_string(),
+            retry_after: (status == 503).then_some(2),
+            request_id: None,
         }
     }
 }
 
 impl Problem {
-    /// Seconds after which another try makes sense.
-    pub fn retry_after(&self) -> Option<u32> {
-        (self.status == 503).then_some(2)
-    }
-
     /// Content type and body: a page for browsers, JSON for everyone else.
     pub fn render(&self, accept: Option<&[u8]>, request_id: &RequestId) -> (&'static str, String) {
         if wants_page(accept) {
@@ -266,13 +306,16 @@ impl Problem {
     }
 
     fn json(&self) -> String {
-        json!({
+        let mut body = json!({
             "type": format!("https://api.backend.ai/probs/{}", self.kind),
             "title": self.title,
             "error_code": self.error_code,
             "msg": self.msg,
-        })
-        .to_string()
+        });
+        if let Some(id) = &self.request_id {
+            body["request_id"] = json!(id);
+        }
+        body.to_string()
     }
 
     fn page(&self, request_id: &RequestId) -> String {
@@ -296,6 +339,9 @@ impl Problem {
 
     fn advice(&self) -> &'static str {
         match self.status {
+            401 if self.kind.starts_with("gateway/") => "Sign in, or send a valid credential.",
+            403 | 404 if self.kind.starts_with("gateway/") => "Check the address and your rights.",
+            429 => "Wait a moment before you try again.",
             401 => "Open the app again from where you started it.",
             403 => "This app may only be used from certain networks.",
             400 | 404 => "The app may have been closed. Check the address, or start it again.",

@@ -7,6 +7,8 @@ pub mod config;
 pub mod context;
 pub mod error;
 pub mod frontend;
+pub mod gateway;
+pub mod handover;
 pub mod metrics;
 pub mod proxy;
 pub mod setup;

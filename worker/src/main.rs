@@ -35,19 +35,15 @@ fn main() -> ExitCode {
 }
 
 fn serve(arguments: &CommonArgs) -> ExitCode {
-    let config = match Config::load(arguments) {
+    let config = match Config::load(arguments, wiring::examine) {
         Ok(config) => config,
         Err(error) => return fail(&error.to_string()),
     };
-    let mistakes = wiring::check(&config);
-    if !mistakes.is_empty() {
-        return fail(&mistakes.join("\n"));
-    }
     if arguments.check {
         eprintln!("the configuration is good");
         return ExitCode::SUCCESS;
     }
-    match wiring::run(config) {
+    match wiring::run(config, wiring::Source::new(arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("{error:#}")),
     }

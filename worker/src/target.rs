@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::gateway::plan::LiveService;
 use crate::table::LiveCircuit;
 use crate::upstream::UpstreamSet;
 
@@ -13,6 +14,8 @@ use crate::upstream::UpstreamSet;
 pub enum Target {
     /// A circuit to a session's app.
     Circuit(Arc<LiveCircuit>),
+    /// A service of the gateway.
+    Service(Arc<LiveService>),
 }
 
 impl Target {
@@ -20,6 +23,7 @@ impl Target {
     pub fn upstreams(&self) -> &UpstreamSet {
         match self {
             Self::Circuit(circuit) => &circuit.upstreams,
+            Self::Service(service) => &service.upstreams,
         }
     }
 
@@ -27,6 +31,7 @@ impl Target {
     pub fn closed(&self) -> &CancellationToken {
         match self {
             Self::Circuit(circuit) => &circuit.closed,
+            Self::Service(service) => &service.closed,
         }
     }
 
@@ -34,6 +39,15 @@ impl Target {
     pub fn circuit(&self) -> Option<&Arc<LiveCircuit>> {
         match self {
             Self::Circuit(circuit) => Some(circuit),
+            Self::Service(_) => None,
+        }
+    }
+
+    /// The service, if it is one.
+    pub fn service(&self) -> Option<&Arc<LiveService>> {
+        match self {
+            Self::Circuit(_) => None,
+            Self::Service(service) => Some(service),
         }
     }
 }

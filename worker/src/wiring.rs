@@ -4,86 +4,104 @@
 //! every listener. Sockets are bound before either starts, so that an address that is taken is
 //! one clear line and an exit, and accepted from only when the circuits are known.
 
+mod ending;
+mod gateway;
+mod reload;
+mod succession;
+
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
 use dashmap::DashSet;
 use ipnet::IpNet;
 use patchbay_common::circuit::{Protocol, Slot};
-use patchbay_common::lifecycle::{Drain, Notify, Outcome, at_every_hangup};
+use patchbay_common::config::{Loader, Mistake};
+use patchbay_common::lifecycle::{Drain, Notify, at_every_hangup};
 use patchbay_listen::{ListenError, bind, tls};
 use pingora_core::apps::HttpServerApp as _;
 use pingora_core::server::configuration::ServerConf;
-use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora_core::server::{RunArgs, Server, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
 use tokio::sync::watch;
 
+pub use reload::Source;
+
+use ending::Signal;
+use succession::Succession;
+
 use crate::access_log::AccessLog;
 use crate::admin::Admin;
-use crate::conduct::Conduct;
+use crate::conduct::{Conduct, Entrance};
 use crate::config::{Config, Frontend};
 use crate::context::MAX_ATTEMPTS;
 use crate::frontend::{Acceptor, Carry, ConnectionGate, HttpCarrier, PortRange, TcpCarrier};
+use crate::handover::Listeners;
 use crate::metrics::Metrics;
 use crate::proxy::{Engine, Proxy};
 use crate::setup::{Setup, Tickets};
 use crate::stage::Stages;
-use crate::sync::{Link, Serving};
+use crate::sync::{Link, RouteReporter, Serving};
 use crate::table::Table;
 use crate::upstream::{PeerTemplate, Prober};
 
 /// Idle upstream connections kept for all circuits together.
 const UPSTREAM_POOL: usize = 4_096;
-/// How long the last marks of use may take to be written.
-const LAST_WRITES: Duration = Duration::from_secs(2);
+/// Most connections to the API: monitoring must get through when traffic is at its limit.
+const API_CONNECTIONS: usize = 1_024;
 
-/// Everything the start would load, without keeping it: what is wrong, one line each.
-pub fn check(config: &Config) -> Vec<String> {
-    let mut mistakes = Vec::new();
-    if let Some(plan) = config.tls.clone()
-        && let Err(errors) = tls::Live::load(plan)
-    {
-        mistakes.extend(errors.0.iter().map(ToString::to_string));
+/// Loads what the start would load, without keeping it, and notes what is wrong.
+pub fn examine(config: &Config, loader: &mut Loader) {
+    if let Some(plan) = &config.tls {
+        tls::examine(plan, loader);
     }
     let mut try_address = |key: &str, address: SocketAddr| {
         // Port 0: the check must not mind a worker that is running.
         if let Err(error) = bind(SocketAddr::new(address.ip(), 0)) {
-            mistakes.push(format!("proxy_worker.{key}: {error}"));
+            loader.mistake(Mistake::new(format!("proxy_worker.{key}"), error));
         }
     };
     try_address("api_bind_addr", config.api_bind);
     match &config.frontend {
+        _ if !config.has_circuits => {}
         Frontend::Port { bind, range, .. } => {
             try_address("port_proxy.bind_host", SocketAddr::new(*bind, range.0));
         }
         Frontend::Wildcard { bind, .. } => try_address("wildcard_domain.bind_addr", *bind),
     }
-    mistakes
+    if let Some(config) = &config.gateway {
+        gateway::examine(config, loader);
+    }
 }
 
 /// Runs the worker until it is told to stop.
 ///
 /// # Errors
 /// If it cannot start.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, source: Source) -> anyhow::Result<()> {
     raise_file_limit();
     let tls = config.tls.clone().map(tls::Live::load).transpose();
     let tls = tls?.map(Arc::new);
-    let sockets = Sockets::bind(&config)?;
+    let succession = Succession::begin(&config)?;
+    let sockets = Sockets::bind(&config, &succession.listeners)?;
     let format = config.log_format;
+    let prober = Arc::new(Prober::new(Arc::new(config.upstreams.clone())));
+    let gateway = config.gateway.as_ref();
+    let gateway = gateway.map(|config| gateway::Room::new(config, &prober));
+    let gateway = gateway.transpose()?;
     let rooms = Arc::new(Rooms {
-        table: Arc::new(Table::new()),
+        table: Arc::new(Table::watched(Arc::clone(&prober))),
         drain: Drain::new(),
-        prober: Arc::new(Prober::default()),
+        prober,
         gate: Arc::new(ConnectionGate::new(config.server.max_connections)),
         access_log: Arc::new(
             AccessLog::start(config.server.access_log, format)
                 .context("the access log cannot be started")?,
         ),
         link: watch::channel(None).0,
+        gateway,
+        succession,
         config,
     });
 
@@ -95,6 +113,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     server.add_service(background_service(
         "sync",
         Syncing {
+            source,
             rooms: Arc::clone(&rooms),
             tls: tls.clone(),
             ports,
@@ -127,6 +146,9 @@ struct Rooms {
     access_log: Arc<AccessLog>,
     /// The line to the coordinator, once it is up.
     link: watch::Sender<Option<Arc<Link>>>,
+    /// The gateway, if there is one.
+    gateway: Option<gateway::Room>,
+    succession: Succession,
 }
 
 impl Rooms {
@@ -171,23 +193,27 @@ fn raise_file_limit() {
 struct Sockets {
     api: TcpListener,
     traffic: TrafficSockets,
+    gateway: Vec<TcpListener>,
 }
 
 enum TrafficSockets {
+    None,
     Ports(PortRange),
     Wildcard(TcpListener),
 }
 
 impl Sockets {
-    fn bind(config: &Config) -> Result<Self, ListenError> {
+    fn bind(config: &Config, listeners: &Arc<Listeners>) -> Result<Self, ListenError> {
         Ok(Self {
-            api: bind(config.api_bind)?,
+            api: listeners.listen(config.api_bind)?,
+            gateway: gateway::bind_all(config, listeners)?,
             traffic: match &config.frontend {
+                _ if !config.has_circuits => TrafficSockets::None,
                 Frontend::Port { bind, range, .. } => {
-                    TrafficSockets::Ports(PortRange::bind(*bind, *range)?)
+                    TrafficSockets::Ports(PortRange::bind(listeners, *bind, *range)?)
                 }
                 Frontend::Wildcard { bind: address, .. } => {
-                    TrafficSockets::Wildcard(bind(*address)?)
+                    TrafficSockets::Wildcard(listeners.listen(*address)?)
                 }
             },
         })
@@ -196,13 +222,14 @@ impl Sockets {
     fn open_ports(&self) -> Option<Arc<DashSet<u16>>> {
         match &self.traffic {
             TrafficSockets::Ports(range) => Some(range.open()),
-            TrafficSockets::Wildcard(_) => None,
+            TrafficSockets::Wildcard(_) | TrafficSockets::None => None,
         }
     }
 }
 
 /// The service that keeps the table.
 struct Syncing {
+    source: Source,
     rooms: Arc<Rooms>,
     tls: Option<Arc<tls::Live>>,
     ports: Option<Arc<DashSet<u16>>>,
@@ -215,8 +242,14 @@ impl BackgroundService for Syncing {
         let serving = Arc::new(BoundPorts {
             ports: self.ports.clone(),
             offset: crate::stage::port_offset(&rooms.config.frontend),
+            rooms: Arc::clone(rooms),
         });
-        let link = match Link::start(&rooms.config, Arc::clone(&rooms.table), serving) {
+        let link = if rooms.config.has_circuits {
+            Link::start(&rooms.config, Arc::clone(&rooms.table), serving)
+        } else {
+            Link::alone(&rooms.config)
+        };
+        let link = match link {
             Ok(link) => Arc::new(link),
             Err(error) => {
                 // Nothing works without it, and nothing has begun.
@@ -224,33 +257,60 @@ impl BackgroundService for Syncing {
                 std::process::exit(1);
             }
         };
-        rooms.link.send_replace(Some(link));
-        let reload = || match &self.tls {
-            Some(tls) => tls.reload(),
-            None => log::info!("nothing to read anew: there are no certificates"),
+        let reporter = RouteReporter {
+            coordinator: link.coordinator().clone(),
+            table: Arc::clone(&rooms.table),
+            changes: rooms.prober.changes(),
+            status: link.watch(),
         };
-        let watch = async {
+        rooms.link.send_replace(Some(link));
+        if let Some(gateway) = &rooms.gateway {
+            gateway.gateway.start();
+        }
+        let hangup = tokio::sync::Notify::new();
+        let reload = || {
+            hangup.notify_one();
             if let Some(tls) = &self.tls {
-                tls.watch().await;
+                tls.reload();
+            }
+            match &rooms.gateway {
+                Some(gateway) => gateway.reload_tls(),
+                None => rooms.succession.reload(),
+            }
+        };
+        let gateway = rooms.gateway.as_ref().and_then(|room| room.tls.as_ref());
+        let watched = self.tls.iter().chain(gateway).map(|tls| tls.watch());
+        let watch = futures_util::future::join_all(watched);
+        let follow = async {
+            if let (Some(room), Some(started)) = (&rooms.gateway, &rooms.config.gateway) {
+                reload::follow(&self.source, room, started, &hangup).await;
             }
         };
         tokio::join!(
-            rooms.prober.run(),
+            follow,
+            Arc::clone(&rooms.prober).run(),
+            reporter.run(),
             Notify.feed_watchdog(),
             at_every_hangup(reload),
-            watch
+            watch,
+            rooms.succession.provide()
         );
     }
 }
 
 /// A circuit is served if its port could be bound.
 struct BoundPorts {
+    rooms: Arc<Rooms>,
     ports: Option<Arc<DashSet<u16>>>,
     offset: i32,
 }
 
 impl Serving for BoundPorts {
     fn serves(&self, slot: &Slot) -> bool {
+        if self.rooms.succession.is_given() {
+            // The successor speaks for the worker.
+            return false;
+        }
         match (slot, &self.ports) {
             (Slot::Port(port), Some(bound)) => u16::try_from(i32::from(*port) - self.offset)
                 .is_ok_and(|port| bound.contains(&port)),
@@ -281,7 +341,10 @@ impl BackgroundService for Traffic {
         let link = rooms.link().await;
         let config = &rooms.config;
         let metrics = match Metrics::new(&rooms.table, &link, &rooms.gate, self.tls.clone()) {
-            Ok(metrics) => Arc::new(metrics),
+            Ok(metrics) => {
+                let gateway = rooms.gateway.as_ref();
+                Arc::new(metrics.with_gateway(gateway.map(|room| Arc::clone(&room.gateway))))
+            }
             Err(error) => {
                 log::error!("the metrics cannot be registered: {error}");
                 std::process::exit(1);
@@ -295,24 +358,27 @@ impl BackgroundService for Traffic {
             Arc::clone(&link),
             Arc::clone(&metrics),
         ));
-        let api = self.acceptor(self.carrier(admin, tls::Purpose::OpenApi));
+        let gate = Arc::new(ConnectionGate::new(API_CONNECTIONS));
+        let api = self.acceptor(self.carrier(admin, tls::Purpose::OpenApi), &gate);
+        let gateway = self.serve_gateway(sockets.gateway, &link, &metrics, &tickets);
         let traffic = async {
             link.ready().await;
-            Notify.ready(&format!("{} circuits", rooms.table.len()));
             log::info!("ready: {} circuits", rooms.table.len());
             if config.protocol == Protocol::Tcp {
                 let carrier = self.tcp(&link, &metrics);
-                serve(sockets.traffic, self.acceptor(carrier)).await;
+                self.serve(sockets.traffic, carrier).await;
             } else {
-                let proxy = self.http(&link, &metrics, tickets);
+                let conduct = self.conduct(Entrance::Circuits, &link, &metrics, &tickets);
+                let proxy = self.proxy(conduct);
                 let proxy = Arc::new(Engine::new(&self.conf, proxy, &config.http2));
                 let carrier = self.carrier(Arc::clone(&proxy), tls::Purpose::Traffic);
-                serve(sockets.traffic, self.acceptor(carrier)).await;
+                self.serve(sockets.traffic, carrier).await;
                 // Idle connections are told now; the others after their request.
+                rooms.drain.idle_may_end().await;
                 proxy.http_cleanup().await;
             }
         };
-        let (api, ()) = tokio::join!(api.run(sockets.api), traffic);
+        let (api, (), ()) = tokio::join!(api.run(sockets.api), traffic, gateway);
         if let Err(error) = api {
             log::error!("the API does not listen: {error}");
         }
@@ -321,6 +387,7 @@ impl BackgroundService for Traffic {
 
 async fn serve<C: Carry>(sockets: TrafficSockets, acceptor: Acceptor<C>) {
     match sockets {
+        TrafficSockets::None => std::future::pending().await,
         TrafficSockets::Ports(range) => range.run(acceptor).await,
         TrafficSockets::Wildcard(listener) => {
             if let Err(error) = acceptor.run(listener).await {
@@ -331,13 +398,23 @@ async fn serve<C: Carry>(sockets: TrafficSockets, acceptor: Acceptor<C>) {
 }
 
 impl Traffic {
-    fn acceptor<C: Carry>(&self, carrier: C) -> Acceptor<C> {
+    fn acceptor<C: Carry>(&self, carrier: C, gate: &Arc<ConnectionGate>) -> Acceptor<C> {
+        let stopping = self.rooms.drain.watch();
+        Acceptor::new(Arc::new(carrier), Arc::clone(gate), stopping)
+    }
+
+    /// Serves the traffic's sockets until the process stops, and waits for a successor meanwhile.
+    async fn serve<C: Carry>(&self, sockets: TrafficSockets, carrier: C) {
         let rooms = &self.rooms;
-        Acceptor::new(
-            Arc::new(carrier),
-            Arc::clone(&rooms.gate),
-            rooms.drain.watch(),
-        )
+        let status = format!("{} circuits", rooms.table.len());
+        // In this order: the loops accept when the predecessor hears of it.
+        let serving = serve(sockets, self.acceptor(carrier, &rooms.gate));
+        tokio::pin!(serving);
+        tokio::select! {
+            biased;
+            () = &mut serving => {}
+            () = rooms.succession.accepting(&status) => serving.await,
+        }
     }
 
     fn trusted(&self) -> Arc<[IpNet]> {
@@ -345,25 +422,53 @@ impl Traffic {
     }
 
     fn carrier<A>(&self, app: Arc<A>, purpose: tls::Purpose) -> HttpCarrier<A> {
-        let patience = self.rooms.config.timeouts.request_head.0;
-        HttpCarrier::new(app, self.tls.clone(), purpose, patience, self.trusted())
+        self.carrier_with(app, self.tls.clone(), purpose)
     }
 
-    fn http(&self, link: &Link, metrics: &Arc<Metrics>, tickets: Arc<Tickets>) -> Proxy {
-        let rooms = &self.rooms;
+    fn carrier_with<A>(
+        &self,
+        app: Arc<A>,
+        tls: Option<Arc<tls::Live>>,
+        purpose: tls::Purpose,
+    ) -> HttpCarrier<A> {
+        let patience = self.rooms.config.timeouts.request_head.0;
+        HttpCarrier::new(app, tls, purpose, patience, self.trusted())
+    }
+
+    fn proxy(&self, conduct: Arc<Conduct>) -> Proxy {
+        let timeouts = &self.rooms.config.timeouts;
         Proxy {
-            conduct: Arc::new(Conduct {
-                stages: Stages::new(&rooms.config, Arc::clone(&rooms.table)),
-                prober: Arc::clone(&rooms.prober),
-                tickets,
-                activity: Arc::clone(link.activity()),
-                metrics: Arc::clone(metrics),
-                access_log: Arc::clone(&rooms.access_log),
-                drain: rooms.drain.clone(),
-            }),
-            peers: PeerTemplate::new(&rooms.config.timeouts, &rooms.config.http2),
-            keepalive: rooms.config.timeouts.keepalive.0.as_secs().max(1),
+            conduct,
+            peers: PeerTemplate::new(timeouts, &self.rooms.config.http2),
+            keepalive: timeouts.keepalive.0.as_secs().max(1),
         }
+    }
+
+    fn conduct(
+        &self,
+        entrance: Entrance,
+        link: &Link,
+        metrics: &Arc<Metrics>,
+        tickets: &Arc<Tickets>,
+    ) -> Arc<Conduct> {
+        let rooms = &self.rooms;
+        let table = Arc::clone(&rooms.table);
+        let stages = match (&entrance, &rooms.config.gateway) {
+            (Entrance::Gateway(_), Some(gateway)) => {
+                Stages::at_gateway(&rooms.config, gateway, table)
+            }
+            _ => Stages::new(&rooms.config, table),
+        };
+        Arc::new(Conduct {
+            entrance,
+            stages,
+            prober: Arc::clone(&rooms.prober),
+            tickets: Arc::clone(tickets),
+            activity: Arc::clone(link.activity()),
+            metrics: Arc::clone(metrics),
+            access_log: Arc::clone(&rooms.access_log),
+            drain: rooms.drain.clone(),
+        })
     }
 
     fn tcp(&self, link: &Link, metrics: &Arc<Metrics>) -> TcpCarrier {
@@ -380,55 +485,5 @@ impl Traffic {
             trusted: self.trusted(),
             announce: rooms.config.proxy_protocol.upstream,
         }
-    }
-}
-
-/// Ends the process in order: the coordinator is told first, then what is in flight ends, then
-/// the last marks are written. Pingora's own waiting is skipped: it would sleep the whole grace.
-struct Signal(Arc<Rooms>);
-
-#[async_trait]
-impl ShutdownSignalWatch for Signal {
-    async fn recv(&self) -> ShutdownSignal {
-        let rooms = &self.0;
-        let link = || rooms.link.borrow().clone();
-        let goodbye = async {
-            rooms.drain.stopping().await;
-            Notify.stopping();
-            if let Some(link) = link() {
-                link.leave().await;
-            }
-        };
-        let grace = rooms.config.server.grace_period.0;
-        let drained = async {
-            let outcome = rooms.drain.run_until_signalled(grace).await;
-            match outcome {
-                Ok(Outcome::Finished) => log::info!("all requests are done"),
-                Ok(Outcome::GraceOver(left)) => log::warn!("the grace is over: {left} cut off"),
-                Ok(Outcome::Forced(left)) => log::warn!("stopped at once: {left} cut off"),
-                Err(ref error) => log::error!("signals cannot be awaited: {error}"),
-            }
-            outcome
-        };
-        tokio::pin!(goodbye);
-        tokio::pin!(drained);
-        let outcome = tokio::select! {
-            outcome = &mut drained => {
-                if matches!(outcome, Ok(Outcome::Finished)) {
-                    goodbye.await;
-                }
-                outcome
-            }
-            () = &mut goodbye => drained.await,
-        };
-        if !matches!(outcome, Ok(Outcome::Forced(_)))
-            && let Some(link) = link()
-            && tokio::time::timeout(LAST_WRITES, link.stop())
-                .await
-                .is_err()
-        {
-            log::warn!("the last marks of use could not be written in time");
-        }
-        ShutdownSignal::FastShutdown
     }
 }

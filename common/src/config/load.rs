@@ -55,6 +55,9 @@ const INERT: &[&str] = &[
     "service_discovery",
 ];
 
+/// Sections of ours whose keys are names (of services, of headers) and read as they are written.
+const VERBATIM: &[&str] = &["gateway"];
+
 /// Where a program's configuration file may be.
 #[derive(Clone, Copy, Debug)]
 pub struct Discovery {
@@ -78,6 +81,12 @@ impl Mistake {
             key: key.into(),
             problem: problem.to_string(),
         }
+    }
+
+    /// A mistake told as `key: problem`.
+    pub fn of_line(line: &str) -> Self {
+        let (key, problem) = line.split_once(": ").unwrap_or((line, "is not usable"));
+        Self::new(key, problem)
     }
 }
 
@@ -226,6 +235,10 @@ impl Loader {
     fn snake_case(&mut self, table: Table, parent: &str) -> Table {
         let mut out = Table::new();
         for (key, value) in table {
+            if parent.is_empty() && VERBATIM.contains(&key.as_str()) {
+                out.insert(key, value);
+                continue;
+            }
             let name = key.replace('-', "_");
             let path = join(parent, &name);
             let value = match value {
@@ -361,6 +374,16 @@ impl Loader {
     /// Notes a mistake found by the caller.
     pub fn mistake(&mut self, mistake: Mistake) {
         self.mistakes.push(mistake);
+    }
+
+    /// Whether something wrong is known at this key or below it.
+    pub fn is_mistaken(&self, key: &str) -> bool {
+        self.mistakes.iter().any(|mistake| {
+            mistake
+                .key
+                .strip_prefix(key)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
     }
 
     /// The value, or its default and a note that the key is missing.

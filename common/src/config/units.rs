@@ -120,7 +120,8 @@ impl HostPort {
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// Parses `host:port`, `[::1]:port`.
+    pub fn parse(text: &str) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
         let host = host
             .strip_prefix('[')

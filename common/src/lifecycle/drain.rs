@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 #[derive(Clone, Debug)]
 pub struct Drain {
     stopping: Arc<watch::Sender<bool>>,
+    idle_may_end: Arc<watch::Sender<bool>>,
     in_flight: Arc<Count>,
 }
 
@@ -48,6 +49,7 @@ impl Drain {
     pub fn new() -> Self {
         Self {
             stopping: Arc::new(watch::channel(false).0),
+            idle_may_end: Arc::new(watch::channel(false).0),
             in_flight: Arc::default(),
         }
     }
@@ -81,9 +83,24 @@ impl Drain {
         }
     }
 
-    /// Tells everyone to take no new work.
+    /// Tells everyone to take no new work, and to end connections on which nothing happens.
     pub fn begin(&self) {
+        self.idle_may_end.send_replace(true);
         self.stopping.send_replace(true);
+    }
+
+    /// Tells everyone to take no new connections. Those that are there may ask once more, and are
+    /// told with the answer: ended while idle, they might be on the point of asking.
+    pub fn begin_gently(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Completes when connections on which nothing happens may be ended.
+    pub async fn idle_may_end(&self) {
+        let mut watch = self.idle_may_end.subscribe();
+        if watch.wait_for(|may| *may).await.is_err() {
+            pending::<()>().await;
+        }
     }
 
     /// Waits for SIGTERM or SIGINT, begins the drain, and returns when the last piece of work

@@ -6,5 +6,5 @@ mod hangup;
 mod systemd;
 
 pub use drain::{Drain, InFlight, Outcome};
-pub use hangup::at_every_hangup;
+pub use hangup::{at_every_hangup, at_every_second_user_signal};
 pub use systemd::Notify;

@@ -14,6 +14,11 @@ impl Notify {
         self.send(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
+    /// This process is the service's main one from now on.
+    pub fn main_process(self) {
+        self.send(&[NotifyState::MainPid(std::process::id())]);
+    }
+
     /// The process drains.
     pub fn stopping(self) {
         self.send(&[NotifyState::Stopping]);

@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::CircuitId;
 use patchbay_common::timestamp;
+use patchbay_common::worker::WorkerStatus;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -13,16 +14,47 @@ use super::auth::Authorized;
 use super::error::ApiError;
 use super::json::Answer;
 use super::params::{self, Misfit, Params};
+use super::route_health;
 use super::workers::id;
+use crate::store::Cause;
 
-/// `GET /api/circuit/{id}`.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    circuit: Circuit,
+    /// Its worker is believed to serve.
+    available: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<serde_json::Value>,
+}
+
+/// `GET /api/circuit/{id}`, with `health=1` how its routes are, too.
 pub(crate) async fn read(
     _: Authorized,
     State(app): State<App>,
     Path(segment): Path<String>,
+    params: Params,
 ) -> Result<Response, ApiError> {
+    let health = {
+        let fields = params.fields();
+        let health = fields.optional("health", params::flag).unwrap_or(false);
+        fields.verdict()?;
+        health
+    };
     let circuit = app.store.circuit(id(&segment, "circuit")?).await?;
-    Ok(Answer(circuit.ok_or(ApiError::NoSuch("circuit"))?).into_response())
+    let circuit = circuit.ok_or(ApiError::NoSuch("circuit"))?;
+    let worker = app.store.worker(circuit.worker).await?;
+    let available = worker.is_some_and(|worker| worker.status == WorkerStatus::Alive);
+    let health = match health {
+        true => Some(route_health::of(&app, &circuit).await?),
+        false => None,
+    };
+    let shown = Shown {
+        circuit,
+        available,
+        health,
+    };
+    Ok(Answer(shown).into_response())
 }
 
 #[derive(Serialize)]
@@ -64,7 +96,7 @@ pub(crate) async fn close_many(
         fields.verdict()?;
         ids.ok_or_else(|| fields.incomplete())?
     };
-    app.closer.close_all(&ids).await?;
+    app.closer.close_all(&ids, &Cause::manager()).await?;
     Ok(Answer(json!({"success": true})).into_response())
 }
 
@@ -89,6 +121,7 @@ pub(crate) async fn close(
     State(app): State<App>,
     Path(segment): Path<String>,
 ) -> Result<Response, ApiError> {
-    app.closer.close(id(&segment, "circuit")?).await?;
+    let id = id(&segment, "circuit")?;
+    app.closer.close(id, &Cause::manager()).await?;
     Ok(Answer(json!({"success": true})).into_response())
 }

@@ -17,7 +17,9 @@ use prometheus::{
 };
 
 use super::error::{ApiError, Problem};
+use super::figures::Figures;
 use super::{App, Peer};
+use crate::registry::Picture;
 
 const LABELS: [&str; 6] = [
     "method",
@@ -27,6 +29,11 @@ const LABELS: [&str; 6] = [
     "error_detail",
     "status_code",
 ];
+/// Name and help of the family that tells when certificates end.
+const EXPIRY: (&str, &str) = (
+    "patchbay_tls_certificate_expiry_timestamp_seconds",
+    "When each certificate in use ends, in Unix seconds",
+);
 const BUCKETS: [f64; 9] = [0.001, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 
 /// The coordinator's families. Labels are routes, words and workers' names, never clients.
@@ -38,9 +45,11 @@ pub struct Metrics {
     workers: IntGaugeVec,
     occupied: IntGaugeVec,
     available: IntGaugeVec,
+    unavailable: IntGaugeVec,
     feeds: IntGauge,
     certificates: IntGaugeVec,
     tls: Option<Arc<tls::Live>>,
+    figures: Figures,
 }
 
 impl Metrics {
@@ -87,25 +96,28 @@ impl Metrics {
                 "Slots, by worker; -1 where they are subdomains",
                 "worker",
             )?,
+            unavailable: gauges(
+                "patchbay_coordinator_circuits_unavailable",
+                "Circuits that wait for their lost worker, by worker",
+                "worker",
+            )?,
             feeds: IntGauge::new(
                 "patchbay_coordinator_event_streams",
                 "Workers listening by stream",
             )?,
-            certificates: gauges(
-                "patchbay_tls_certificate_expiry_timestamp_seconds",
-                "When each certificate in use ends, in Unix seconds",
-                "certificate",
-            )?,
+            certificates: gauges(EXPIRY.0, EXPIRY.1, "certificate")?,
             tls,
+            figures: Figures::new(&registry)?,
             registry,
         };
-        let all: [Box<dyn prometheus::core::Collector>; 8] = [
+        let all: [Box<dyn prometheus::core::Collector>; 9] = [
             Box::new(metrics.requests.clone()),
             Box::new(metrics.durations.clone()),
             Box::new(metrics.published.clone()),
             Box::new(metrics.workers.clone()),
             Box::new(metrics.occupied.clone()),
             Box::new(metrics.available.clone()),
+            Box::new(metrics.unavailable.clone()),
             Box::new(metrics.feeds.clone()),
             Box::new(metrics.certificates.clone()),
         ];
@@ -130,6 +142,21 @@ impl Metrics {
         self.published.with_label_values(&[bus, outcome]).inc();
     }
 
+    /// Notes how long after its commit an event was published.
+    pub fn published_after(&self, bus: &'static str, took: Duration) {
+        self.figures.published_after(bus, took);
+    }
+
+    /// Notes how an opener's wait for its circuit ended.
+    pub fn waited(&self, served: Option<Duration>) {
+        self.figures.waited(served);
+    }
+
+    /// Notes a piece of work of the store.
+    pub fn stored(&self, doing: &'static str, took: Duration, done: bool) {
+        self.figures.stored(doing, took, done);
+    }
+
     /// Counts an answer.
     pub(crate) fn answered(
         &self,
@@ -150,7 +177,8 @@ impl Metrics {
 
     fn set_workers(&self, workers: &[Worker]) {
         // Workers that are gone must not stay as labels.
-        for family in [&self.workers, &self.occupied, &self.available] {
+        let by_worker = [&self.occupied, &self.available, &self.unavailable];
+        for family in by_worker.into_iter().chain([&self.workers]) {
             family.reset();
         }
         for status in [WorkerStatus::Alive, WorkerStatus::Lost] {
@@ -169,6 +197,13 @@ impl Metrics {
             self.available
                 .with_label_values(&name)
                 .set(worker.available_slots.into());
+            let waiting = match worker.status {
+                WorkerStatus::Alive => 0,
+                _ => worker.occupied_slots,
+            };
+            self.unavailable
+                .with_label_values(&name)
+                .set(waiting.into());
         }
     }
 }
@@ -199,7 +234,11 @@ pub(crate) async fn expose(
             "this address is not among metric_access_allowed_hosts",
         ));
     }
-    app.metrics.set_workers(&app.store.workers().await?);
+    let workers = app.store.workers().await?;
+    app.metrics.set_workers(&workers);
+    let counted = app.store.figures().await?;
+    let picture = Picture::take(app.store.as_ref()).await?;
+    app.metrics.figures.set(&workers, &counted, &picture);
     let feeds = i64::try_from(app.streams.open_feeds()).unwrap_or(i64::MAX);
     app.metrics.feeds.set(feeds);
     app.metrics.read_certificates();

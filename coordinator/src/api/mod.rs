@@ -5,6 +5,7 @@
 //! anything about workers and circuits: `registry`, `circuits` and `store` do. `wiring` builds it.
 
 mod accept;
+mod audit;
 mod auth;
 mod circuits;
 mod cors;
@@ -12,12 +13,15 @@ mod edge;
 mod endpoints;
 mod error;
 mod events;
+mod figures;
 mod health;
 mod json;
 mod metrics;
+mod openapi;
 mod params;
 mod proxy;
 mod request_id;
+mod route_health;
 mod routes;
 mod serve;
 mod slots;

@@ -9,11 +9,13 @@ use std::str::FromStr;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Query};
+use chrono::{DateTime, Utc};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use patchbay_common::circuit::Protocol;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::App;
@@ -56,6 +58,14 @@ impl Params {
             path: Vec::new(),
             errors: Errors::default(),
         }
+    }
+
+    /// The parameters as a whole, for bodies that programs of ours write.
+    pub(crate) fn read<T: DeserializeOwned>(self) -> Result<T, ApiError> {
+        serde_json::from_value(Value::Object(self.0)).map_err(|error| {
+            let mistake = FieldError::new("value_error", Vec::new(), error.to_string());
+            ApiError::Invalid(vec![mistake])
+        })
     }
 
     /// Whether there is a parameter of this name.
@@ -323,6 +333,32 @@ pub(crate) fn count(value: &Value) -> Result<u32, Misfit> {
         })
 }
 
+/// Entries of a page, 1 up to `most`, also as text.
+pub(crate) fn limit(value: &Value, most: usize) -> Result<usize, Misfit> {
+    let limit = count(value)
+        .ok()
+        .and_then(|count| usize::try_from(count).ok());
+    limit
+        .filter(|limit| (1..=most).contains(limit))
+        .ok_or_else(|| {
+            (
+                "int_range",
+                format!("Input should be a whole number from 1 to {most}"),
+            )
+        })
+}
+
+/// A point in time: RFC 3339, where `+` may have become a blank on its way through a query string.
+pub(crate) fn time(value: &Value) -> Result<DateTime<Utc>, Misfit> {
+    let text = value.as_str().unwrap_or_default().trim().replace(' ', "+");
+    DateTime::parse_from_rfc3339(&text)
+        .map(|at| at.to_utc())
+        .map_err(|_| {
+            let fix = "Input should be a time such as 2026-11-20T15:36:50Z";
+            ("datetime_parsing", fix.into())
+        })
+}
+
 /// One of the words an enumeration is written with.
 pub(crate) fn word<'a, T: serde::Deserialize<'a>>(value: &'a Value) -> Result<T, Misfit> {
     T::deserialize(value).map_err(|error| ("enum", error.to_string()))
@@ -383,6 +419,11 @@ mod tests {
         assert!(port(&json!(0)).is_err() && port(&json!(65536)).is_err());
         assert_eq!(object(&json!("{\"A\": \"b\"}")).unwrap()["A"], "b");
         assert!(object(&json!("[1]")).is_err());
+        let at = time(&json!("2026-11-20T16:36:50 01:00")).unwrap();
+        assert_eq!(at, time(&json!("2026-11-20T15:36:50Z")).unwrap());
+        assert!(time(&json!("yesterday")).is_err() && time(&json!(3)).is_err());
+        assert_eq!(limit(&json!("10"), 10), Ok(10));
+        assert!(limit(&json!(0), 10).is_err() && limit(&json!(11), 10).is_err());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::json::Answer;
 use super::params::{self, Fields, Misfit, Params};
 use super::{App, accept, cors, view, workers};
 use crate::circuits::Opening;
-use crate::store::{Opened, SessionToken};
+use crate::store::{Actor, Cause, Opened, Reason, SessionToken};
 
 /// `POST /v2/conf`: a token to open a session's apps with.
 pub(crate) async fn conf(
@@ -134,8 +134,9 @@ pub(crate) async fn remove(
     if session.parse() != Ok(token.session_id) {
         return Err(ApiError::SessionMismatch);
     }
+    let cause = Cause::now(Actor::Session, Reason::Requested);
     app.closer
-        .close_app(token.session_id, name.as_deref())
+        .close_app(token.session_id, name.as_deref(), &cause)
         .await?;
     let answer = Answer(json!({"code": 200, "success": true}));
     Ok((cors::for_everyone(), answer).into_response())

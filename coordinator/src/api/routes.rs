@@ -7,7 +7,10 @@ use http::Method;
 
 use super::endpoints::{bulk, single};
 use super::error::ApiError;
-use super::{App, circuits, cors, edge, events, health, metrics, proxy, slots, workers};
+use super::{
+    App, audit, circuits, cors, edge, events, health, metrics, openapi, proxy, route_health, slots,
+    workers,
+};
 
 /// The whole API.
 pub fn router(app: App) -> Router {
@@ -17,7 +20,19 @@ pub fn router(app: App) -> Router {
         .route("/health/livez", shared(get(health::alive)))
         .route("/health/readyz", shared(get(health::ready)))
         .route("/health/status", shared(get(health::workers)))
+        .route("/health/summary", shared(get(route_health::summary)))
+        .route("/health/endpoints", shared(get(route_health::endpoints)))
+        .route(
+            "/health/circuits/{circuit_id}",
+            shared(get(route_health::circuit)),
+        )
+        .route(
+            "/api/worker/{id}/route-health",
+            shared(post(route_health::report)),
+        )
         .route("/metrics", shared(get(metrics::expose)))
+        .route("/openapi.json", shared(get(openapi::document_json)))
+        .route("/docs", shared(get(openapi::page)))
         .route("/v2/conf", shared(post(proxy::conf)))
         .route("/v2/proxy/auth", get(proxy::auth).post(proxy::auth_or_open))
         .route("/v2/proxy/{token}/{session}/add", get(proxy::add))
@@ -52,6 +67,7 @@ pub fn router(app: App) -> Router {
             shared(get(circuits::statistics)),
         )
         .route("/api/circuit/_/bulk", shared(delete(circuits::close_many)))
+        .route("/api/audit", shared(get(audit::list)))
         .route("/api/slots", shared(get(slots::list)))
         .route("/v1/api/worker", shared(get(slots::workers_v1)))
         .route("/v1/api/slots", shared(get(slots::list_v1)))

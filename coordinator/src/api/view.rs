@@ -62,6 +62,11 @@ fn host(worker: &Worker) -> String {
 /// A worker with all its slots.
 pub(crate) fn full(worker: Worker, held: &WorkerCircuits) -> WorkerView {
     let slots = slots(&worker, &held.circuits);
+    // What is shown beside the circuits agrees with them, whatever the counter says.
+    let worker = Worker {
+        occupied_slots: i32::try_from(held.circuits.len()).unwrap_or(i32::MAX),
+        ..worker
+    };
     with_slots(worker, slots, held.generation)
 }
 

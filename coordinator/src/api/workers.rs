@@ -23,7 +23,8 @@ pub(crate) fn id<T: std::str::FromStr>(segment: &str, noun: &'static str) -> Res
     segment.parse().map_err(|_| ApiError::NoSuch(noun))
 }
 
-fn node(headers: &HeaderMap) -> Option<&str> {
+/// The node that speaks, where it gives its name.
+pub(crate) fn node(headers: &HeaderMap) -> Option<&str> {
     headers
         .get(NODE_HEADER)?
         .to_str()
@@ -76,8 +77,9 @@ pub(crate) async fn heartbeat(
     Path(segment): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let worker = app.registry.heartbeat(id(&segment, "worker")?).await?;
-    if node(&headers).is_none() {
+    let (id, node) = (id(&segment, "worker")?, node(&headers));
+    let worker = app.registry.heartbeat(id, node).await?;
+    if node.is_none() {
         return full(&app, worker).await;
     }
     let generation = app.store.generation(worker.id).await?;

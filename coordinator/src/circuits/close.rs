@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use patchbay_common::circuit::{AppMode, Circuit};
 use patchbay_common::id::{CircuitId, SessionId};
-use patchbay_common::request_id;
 
 use super::announce;
 use crate::publish::Bus;
-use crate::store::{Closed, Store, StoreError};
+use crate::store::{Cause, Closed, Store, StoreError};
 
 /// Why a circuit was not closed.
 #[derive(Debug, thiserror::Error)]
@@ -39,8 +38,8 @@ impl Closer {
     ///
     /// # Errors
     /// [`CloseError::NoSuchCircuit`], or a failing store.
-    pub async fn close(&self, id: CircuitId) -> Result<Closed, CloseError> {
-        let closed = self.close_unsaid(id).await?;
+    pub async fn close(&self, id: CircuitId, cause: &Cause) -> Result<Closed, CloseError> {
+        let closed = self.close_unsaid(id, cause).await?;
         log::info!(circuit = id.to_string().as_str(), worker = closed.authority.as_str(); "circuit closed");
         Ok(closed)
     }
@@ -49,10 +48,8 @@ impl Closer {
     ///
     /// # Errors
     /// As `close`.
-    pub async fn close_unsaid(&self, id: CircuitId) -> Result<Closed, CloseError> {
-        let request_id = request_id::current();
-        let request_id = request_id.as_ref().map(|id| id.as_str());
-        let closed = self.store.close_circuit(id, request_id).await?;
+    pub async fn close_unsaid(&self, id: CircuitId, cause: &Cause) -> Result<Closed, CloseError> {
+        let closed = self.store.close_circuit(id, cause).await?;
         let closed = closed.ok_or(CloseError::NoSuchCircuit)?;
         self.bus.announce(announce::removed(&closed)).await;
         Ok(closed)
@@ -63,13 +60,15 @@ impl Closer {
     ///
     /// # Errors
     /// A failing store; nothing is closed then.
-    pub async fn close_all(&self, ids: &[CircuitId]) -> Result<Vec<Closed>, StoreError> {
+    pub async fn close_all(
+        &self,
+        ids: &[CircuitId],
+        cause: &Cause,
+    ) -> Result<Vec<Closed>, StoreError> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let request_id = request_id::current();
-        let request_id = request_id.as_ref().map(|id| id.as_str());
-        let closed = self.store.close_circuits(ids, request_id).await?;
+        let closed = self.store.close_circuits(ids, cause).await?;
         self.tell(&closed).await;
         Ok(closed)
     }
@@ -82,6 +81,7 @@ impl Closer {
         &self,
         session: SessionId,
         app: Option<&str>,
+        cause: &Cause,
     ) -> Result<Vec<Closed>, StoreError> {
         let circuits = self.store.session_circuits(session).await?;
         let wanted = |circuit: &Circuit| {
@@ -93,7 +93,7 @@ impl Closer {
             .filter(|c| wanted(c))
             .map(|c| c.id)
             .collect();
-        self.close_all(&ids).await
+        self.close_all(&ids, cause).await
     }
 
     /// Tells workers of circuits that were closed.

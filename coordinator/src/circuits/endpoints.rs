@@ -18,8 +18,8 @@ use super::close::Closer;
 use super::place::{self, Wish};
 use crate::publish::{Acknowledgements, Bus, Expected};
 use crate::store::{
-    HealthCheck, NewCircuit, NewEndpoint, Opened, RouteChange, RoutesChanged, RoutesRefused,
-    SlotWish, Store, StoreError,
+    Actor, Cause, HealthCheck, NewCircuit, NewEndpoint, Opened, Reason, RouteChange, RoutesChanged,
+    RoutesRefused, SlotWish, Store, StoreError,
 };
 
 /// Fresh looks at the workers before a caller is told that there is no room.
@@ -264,7 +264,8 @@ impl Endpoints {
             unserved.len(),
             self.patience.as_secs_f64()
         );
-        if let Err(error) = self.closer.close_all(unserved).await {
+        let cause = Cause::now(Actor::Coordinator, Reason::NotAcknowledged);
+        if let Err(error) = self.closer.close_all(unserved, &cause).await {
             log::error!("the openings could not be undone: {error}");
         }
     }
@@ -277,9 +278,7 @@ impl Endpoints {
         &self,
         changes: &[(EndpointId, RouteChange)],
     ) -> Result<Vec<Result<RoutesChanged, RoutesRefused>>, StoreError> {
-        let request_id = request_id::current();
-        let request_id = request_id.as_ref().map(|id| id.as_str());
-        let rerouting = self.store.change_routes(changes, request_id).await?;
+        let rerouting = self.store.change_routes(changes, &Cause::manager()).await?;
         for rerouted in &rerouting.circuits {
             self.bus.announce(announce::rerouted(rerouted)).await;
             log::info!(
@@ -296,9 +295,8 @@ impl Endpoints {
     /// # Errors
     /// A failing store; nothing is changed then.
     pub async fn remove(&self, ids: &[EndpointId]) -> Result<(), StoreError> {
-        let request_id = request_id::current();
-        let request_id = request_id.as_ref().map(|id| id.as_str());
-        let closed = self.store.delete_endpoints(ids, request_id).await?;
+        let cause = Cause::now(Actor::Manager, Reason::EndpointDeleted);
+        let closed = self.store.delete_endpoints(ids, &cause).await?;
         self.closer.tell(&closed).await;
         Ok(())
     }
@@ -416,6 +414,7 @@ fn new_circuit(opening: &EndpointOpening, worker: WorkerId, slot: SlotWish) -> N
         routes: Vec::new(),
         session_ids: Vec::new(),
         origin_request_id: request_id::current().map(|id| id.as_str().to_owned()),
+        by: Actor::Manager,
         reuse: None,
     }
 }

@@ -16,7 +16,9 @@ use super::announce;
 use super::close::Closer;
 use super::place::{self, Wish};
 use crate::publish::{Acknowledgements, Bus};
-use crate::store::{NewCircuit, Opened, Reuse, SessionToken, SlotWish, Store, StoreError};
+use crate::store::{
+    Actor, Cause, NewCircuit, Opened, Reason, Reuse, SessionToken, SlotWish, Store, StoreError,
+};
 
 /// Fresh looks at the workers before an opener is told that there is no room.
 const ROUNDS: usize = 3;
@@ -231,7 +233,8 @@ impl Opener {
         if opened.reused {
             return;
         }
-        if let Err(error) = self.closer.close(opened.circuit.id).await {
+        let cause = Cause::now(Actor::Coordinator, Reason::NotAcknowledged);
+        if let Err(error) = self.closer.close(opened.circuit.id, &cause).await {
             log::error!(
                 circuit = opened.circuit.id.to_string().as_str();
                 "the opening could not be undone: {error}"
@@ -307,6 +310,7 @@ fn new_circuit(
         }],
         session_ids: vec![token.session_id],
         origin_request_id: request_id::current().map(|id| id.as_str().to_owned()),
+        by: Actor::Session,
         reuse: reuse(opening),
     }
 }

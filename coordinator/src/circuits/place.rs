@@ -1,7 +1,7 @@
 //! Which workers a new circuit may go to, the best first (contract/rest-coordinator.md §8, its
 //! defects corrected). Pure: whether a slot is really free only the store knows.
 
-use patchbay_common::circuit::{AppMode, FrontendMode, Protocol};
+use patchbay_common::circuit::{AppMode, Circuit, FrontendMode, Protocol};
 use patchbay_common::id::WorkerId;
 use patchbay_common::worker::{AppFilter, Worker, WorkerStatus};
 
@@ -72,6 +72,54 @@ fn may_hold(worker: &Worker, port: u16) -> bool {
             .port_range
             .is_some_and(|(first, last)| (first..=last).contains(&port)),
     }
+}
+
+/// The live workers that the addresses of a lost worker's circuits lead to as well: of the same
+/// domain, or with ports of its range; of the same advertised host unless `across_hosts`.
+///
+/// A worker that takes only what it filters is no heir, unless the lost one had the same filters:
+/// who opened a circuit is not known well enough to ask them again.
+pub(crate) fn heirs<'a>(
+    lost: &Worker,
+    workers: &'a [Worker],
+    filters: &[(WorkerId, AppFilter)],
+    across_hosts: bool,
+) -> Vec<&'a Worker> {
+    let of = |id: WorkerId| filters.iter().filter(move |(worker, _)| *worker == id);
+    let filters_alike = |worker: &Worker| {
+        lost.filtered_apps_only
+            && of(lost.id).all(|(_, wanted)| of(worker.id).any(|(_, filter)| filter == wanted))
+    };
+    let leads_there = |worker: &Worker| match (lost.frontend_mode, worker.frontend_mode) {
+        (FrontendMode::Wildcard, FrontendMode::Wildcard) => {
+            let domains = lost
+                .wildcard_domain
+                .as_ref()
+                .zip(worker.wildcard_domain.as_ref());
+            domains.is_some_and(|(old, new)| old.eq_ignore_ascii_case(new))
+        }
+        (FrontendMode::Port, FrontendMode::Port) => {
+            let overlap = |((first, last), (from, to))| from <= last && first <= to;
+            let ranges = lost.port_range.zip(worker.port_range);
+            ranges.is_some_and(overlap)
+                && (across_hosts || lost.hostname.eq_ignore_ascii_case(&worker.hostname))
+        }
+        _ => false,
+    };
+    let fits = |worker: &&Worker| {
+        worker.id != lost.id
+            && worker.status == WorkerStatus::Alive
+            && worker.protocol == lost.protocol
+            && leads_there(worker)
+            && (!worker.filtered_apps_only || filters_alike(worker))
+    };
+    workers.iter().filter(fits).collect()
+}
+
+/// Whether an heir may hold this circuit; whether its slot is free there only the store knows.
+pub(crate) fn may_inherit(heir: &Worker, circuit: &Circuit) -> bool {
+    heir.accepted_traffics.contains(&circuit.app_mode)
+        && circuit.port.is_none_or(|port| may_hold(heir, port))
 }
 
 /// An order of equals that differs from opening to opening.
@@ -208,5 +256,71 @@ mod tests {
             .map(|seed| rank(&workers, &[], &PLAIN, seed)[0].authority.clone())
             .collect();
         assert_eq!(firsts.len(), 4);
+    }
+
+    #[test]
+    fn heirs_are_where_the_address_leads_as_well() {
+        let mut lost = port("lost", 10, 1);
+        lost.status = WorkerStatus::Lost;
+        let twin = port("twin", 10, 0);
+        let elsewhere = Worker {
+            hostname: "other".into(),
+            ..port("elsewhere", 10, 0)
+        };
+        let beside = Worker {
+            port_range: Some((110, 119)),
+            ..port("beside", 10, 0)
+        };
+        let down = Worker {
+            status: WorkerStatus::Lost,
+            ..port("down", 10, 0)
+        };
+        let other_kind = worker("wildcard", FrontendMode::Wildcard, -1, 0);
+        let workers = [lost.clone(), twin, elsewhere, beside, down, other_kind];
+        let names = |lost: &Worker, across| -> Vec<String> {
+            let heirs = heirs(lost, &workers, &[], across);
+            heirs.iter().map(|heir| heir.authority.clone()).collect()
+        };
+        assert_eq!(names(&lost, false), ["twin"]);
+        assert_eq!(names(&lost, true), ["twin", "elsewhere"]);
+    }
+
+    #[test]
+    fn names_are_inherited_within_a_domain_and_its_filters() {
+        let named = |name: &str, domain: &str| Worker {
+            wildcard_domain: Some(domain.into()),
+            ..worker(name, FrontendMode::Wildcard, -1, 0)
+        };
+        let lost = named("lost", ".apps.example");
+        let picky = Worker {
+            filtered_apps_only: true,
+            ..named("picky", ".apps.example")
+        };
+        let workers = [
+            lost.clone(),
+            named("same", ".Apps.Example"),
+            named("other", ".else.example"),
+            picky.clone(),
+        ];
+        let filter = |value: &str| AppFilter {
+            key: "session.domain_name".into(),
+            value: value.into(),
+        };
+        let filters = [
+            (lost.id, filter("a")),
+            (picky.id, filter("a")),
+            (picky.id, filter("b")),
+        ];
+        let names = |lost: &Worker, filters: &[_]| -> Vec<String> {
+            let heirs = heirs(lost, &workers, filters, false);
+            heirs.iter().map(|heir| heir.authority.clone()).collect()
+        };
+        assert_eq!(names(&lost, &filters), ["same"]);
+        let lost = Worker {
+            filtered_apps_only: true,
+            ..lost
+        };
+        assert_eq!(names(&lost, &filters), ["same", "picky"]);
+        assert_eq!(names(&lost, &filters[..1]), ["same"]);
     }
 }

@@ -106,6 +106,7 @@ impl Bench {
             routes: Vec::new(),
             session_ids: vec![SessionId::random()],
             origin_request_id: None,
+            by: Actor::Session,
             reuse: None,
         };
         self.store.open_circuit(&new).await.unwrap().circuit.id

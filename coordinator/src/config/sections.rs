@@ -123,3 +123,28 @@ impl Default for Server {
         }
     }
 }
+
+/// `[audit]`: what became of circuits.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Audit {
+    /// How long its rows are kept.
+    pub keep: Seconds,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self {
+            keep: Seconds::from_secs(90 * 86_400),
+        }
+    }
+}
+
+/// `[failover]`: where circuits of lost workers go.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Failover {
+    /// A port may go to a worker under another host name, where its users have to be told the new
+    /// address; otherwise it waits for its worker.
+    pub across_hosts: bool,
+}

@@ -1,7 +1,7 @@
 //! What workers say they serve, and who waits for it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use patchbay_common::id::{CircuitId, WorkerId};
@@ -20,9 +20,21 @@ pub struct Acknowledgements {
     generations: DashMap<WorkerId, watch::Sender<u64>>,
     /// Openers that wait for a circuit by its id, which is all that the incumbent's workers tell.
     circuits: DashMap<CircuitId, watch::Sender<bool>>,
+    waits: Option<Waits>,
 }
 
+/// Hears of every wait's end: how long it was, or nothing if it was given up.
+pub type Waits = Arc<dyn Fn(Option<Duration>) + Send + Sync>;
+
 impl Acknowledgements {
+    /// Gathers, and tells how waits end.
+    pub fn observed(waits: Waits) -> Self {
+        Self {
+            waits: Some(waits),
+            ..Self::default()
+        }
+    }
+
     /// The worker serves everything up to this generation.
     pub fn reached(&self, worker: WorkerId, generation: u64) {
         self.generations
@@ -62,6 +74,8 @@ impl Acknowledgements {
             ask_at_once: opened.reused,
             served: Some(served),
             reached,
+            begun: Instant::now(),
+            took: None,
         }
     }
 }
@@ -75,6 +89,8 @@ pub struct Expected {
     ask_at_once: bool,
     served: Option<watch::Receiver<bool>>,
     reached: watch::Receiver<u64>,
+    begun: Instant,
+    took: Option<Duration>,
 }
 
 impl Expected {
@@ -118,11 +134,15 @@ impl Expected {
             () = by_generation => {}
             () = elsewhere => {}
         }
+        self.took = Some(self.begun.elapsed());
     }
 }
 
 impl Drop for Expected {
     fn drop(&mut self) {
+        if let Some(waits) = &self.book.waits {
+            waits(self.took);
+        }
         self.served = None;
         self.book
             .circuits

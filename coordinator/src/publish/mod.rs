@@ -11,14 +11,16 @@ pub mod redis;
 mod stream;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::Utc;
 use patchbay_common::event::EventError;
 use patchbay_common::id::WorkerId;
 
 use crate::store::LoggedEvent;
 
-pub use acknowledgements::{Acknowledgements, Expected};
+pub use acknowledgements::{Acknowledgements, Expected, Waits};
 pub use outbox::{Outbox, Published};
 pub use stream::{Feed, Item, Streams};
 
@@ -69,7 +71,11 @@ pub struct Bus {
     ways: Arc<[Arc<dyn Publisher>]>,
     published: Published,
     counts: Arc<dyn Fn(&'static str, bool) + Send + Sync>,
+    delays: Option<Delays>,
 }
+
+/// Hears of every publication: the way's name, and how long after the commit it came.
+pub type Delays = Arc<dyn Fn(&'static str, Duration) + Send + Sync>;
 
 impl Bus {
     /// A bus over these ways. `counts` hears of every attempt: the way's name, and whether it
@@ -83,7 +89,15 @@ impl Bus {
             ways: ways.into(),
             published,
             counts: Arc::new(counts),
+            delays: None,
         }
+    }
+
+    /// The same bus, which tells how late events are published.
+    #[must_use]
+    pub fn timed(mut self, delays: Delays) -> Self {
+        self.delays = Some(delays);
+        self
     }
 
     /// Tells every way. What all of them took is noted as published; the rest is left to the
@@ -102,6 +116,13 @@ impl Bus {
         for way in self.ways.iter() {
             let outcome = way.publish(announcement).await;
             (self.counts)(way.name(), outcome.is_ok());
+            if let Some(delays) = &self.delays
+                && outcome.is_ok()
+                && !announcement.again
+            {
+                let age = Utc::now() - announcement.event.created_at;
+                delays(way.name(), age.to_std().unwrap_or_default());
+            }
             if let Err(error) = outcome {
                 all = false;
                 log::debug!(

@@ -57,12 +57,12 @@ impl Registry {
         Ok(worker)
     }
 
-    /// A worker's sign of life.
+    /// A worker's sign of life, by the node of this name where it gave one.
     ///
     /// # Errors
     /// [`JoinError::NoSuchWorker`], or a failing store.
-    pub async fn heartbeat(&self, id: WorkerId) -> Result<Worker, JoinError> {
-        let worker = self.store.heartbeat(id).await?;
+    pub async fn heartbeat(&self, id: WorkerId, node: Option<&str>) -> Result<Worker, JoinError> {
+        let worker = self.store.heartbeat(id, node).await?;
         let worker = worker.ok_or(JoinError::NoSuchWorker)?;
         self.note_life(&worker);
         Ok(worker)

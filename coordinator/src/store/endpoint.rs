@@ -5,31 +5,11 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use patchbay_common::circuit::Circuit;
+pub use patchbay_common::health_check::HealthCheck;
 use patchbay_common::id::{EndpointId, RouteId};
 use patchbay_common::route::Route;
-use serde::{Deserialize, Serialize};
 
 use super::{NewCircuit, StoreError, fit};
-
-/// How the routes of an endpoint are probed. The keys and their order are those of the stored text
-/// (contract/database.md §4).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct HealthCheck {
-    /// Probes are made.
-    pub enable: bool,
-    /// Seconds between probes.
-    pub interval: f64,
-    /// Path that is asked for.
-    pub path: String,
-    /// Failures in a row that make a route unhealthy.
-    pub max_retries: u32,
-    /// Seconds a probe may take.
-    pub max_wait_time: f64,
-    /// Status of a healthy answer.
-    pub expected_status_code: u16,
-    /// Seconds before the first probe.
-    pub initial_delay: f64,
-}
 
 /// An endpoint to be kept, and the circuit to open for it if it has none.
 #[derive(Clone, Debug, PartialEq)]

@@ -76,7 +76,7 @@ pub(super) fn registration(registration: &Registration) -> Result<()> {
         registration.traefik_last_used_marker_path.as_deref(),
         1024,
     )?;
-    optional("node_id", registration.node_id.as_deref(), NODE_ID)?;
+    node(registration.node_id.as_deref())?;
     for filter in &registration.app_filters {
         text("app_filters.key", &filter.key, 96)?;
         text("app_filters.value", &filter.value, 1024)?;
@@ -92,6 +92,11 @@ pub(super) fn registration(registration: &Registration) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses a name that no node can have.
+pub(super) fn node(name: Option<&str>) -> Result<()> {
+    optional("node_id", name, NODE_ID)
 }
 
 /// Refuses a token that its row cannot hold.

@@ -6,11 +6,13 @@
 //! room refuses to choose workers, to publish, and to know HTTP; `circuits`, `registry` and
 //! `publish` call it.
 
+mod audit;
 mod endpoint;
 mod error;
 mod fit;
 mod model;
 mod postgres;
+mod report;
 mod schema;
 mod sqlite;
 mod stored;
@@ -18,21 +20,28 @@ mod stored;
 #[cfg(test)]
 mod contract;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
+use patchbay_common::route_report::RouteReport;
 use patchbay_common::worker::{AppFilter, Registration, Worker};
+use uuid::Uuid;
 
+pub use audit::{Action, Actor, AuditEntry, AuditFilter, Cause, Reason};
 pub use endpoint::{
     HealthCheck, NewEndpoint, Rerouted, Rerouting, RouteChange, RoutesChanged, RoutesRefused,
 };
 pub use error::StoreError;
 
 pub use model::{
-    Closed, LoggedEvent, LongOpen, NewCircuit, Opened, Reuse, SessionToken, SlotWish,
+    Closed, LoggedEvent, LongOpen, Moved, NewCircuit, Opened, Reuse, SessionToken, SlotWish,
     WorkerCircuits,
 };
+pub use report::{CircuitCount, Figures, NodeReport, Observer};
+
 pub use postgres::{PostgresConfig, PostgresStore};
 pub use sqlite::SqliteStore;
 
@@ -69,8 +78,9 @@ pub trait Store: Send + Sync + 'static {
     /// Adds or updates the worker of this authority and marks it alive. `nodes` grows by one,
     /// unless the registration names a node that is counted already.
     async fn register_worker(&self, registration: &Registration) -> Result<Worker>;
-    /// A sign of life: `updated_at` is now, the worker is alive.
-    async fn heartbeat(&self, id: WorkerId) -> Result<Option<Worker>>;
+    /// A sign of life of a node, by name where it gives one: `updated_at` is now, the worker is
+    /// alive.
+    async fn heartbeat(&self, id: WorkerId, node: Option<&str>) -> Result<Option<Worker>>;
     /// One node (by name, where it gave one) says good-bye; the worker is lost when it was the
     /// last. The row and its circuits stay.
     async fn leave_worker(&self, id: WorkerId, node: Option<&str>) -> Result<Option<Worker>>;
@@ -85,6 +95,12 @@ pub trait Store: Send + Sync + 'static {
     /// Marks alive workers without a sign of life since `silent_since` as lost; answers with
     /// those it marked.
     async fn mark_lost(&self, silent_since: DateTime<Utc>) -> Result<Vec<Worker>>;
+    /// Forgets named nodes of alive workers without a sign of life since `silent_since`, and
+    /// counts anew; answers how many.
+    async fn forget_nodes(&self, silent_since: DateTime<Utc>) -> Result<u64>;
+    /// Sets right the counters of occupied slots, which the incumbent lets drift
+    /// (contract/pitfalls.md B13); answers with the workers concerned.
+    async fn recount_slots(&self) -> Result<Vec<WorkerId>>;
 
     // Circuits
 
@@ -97,22 +113,14 @@ pub trait Store: Send + Sync + 'static {
     /// A circuit that a request can share instead of opening its own.
     async fn reusable_circuit(&self, reuse: &Reuse) -> Result<Option<Opened>>;
     /// Closes a circuit; `None` if there is none of this id.
-    async fn close_circuit(
-        &self,
-        id: CircuitId,
-        request_id: Option<&str>,
-    ) -> Result<Option<Closed>>;
+    async fn close_circuit(&self, id: CircuitId, cause: &Cause) -> Result<Option<Closed>>;
     /// The circuit of this id.
     async fn circuit(&self, id: CircuitId) -> Result<Option<Circuit>>;
     /// A worker's circuits and the generation they add up to, as of one moment.
     async fn worker_circuits(&self, id: WorkerId) -> Result<Option<WorkerCircuits>>;
 
     /// Closes these circuits in one transaction; those that do not exist are passed over.
-    async fn close_circuits(
-        &self,
-        ids: &[CircuitId],
-        request_id: Option<&str>,
-    ) -> Result<Vec<Closed>>;
+    async fn close_circuits(&self, ids: &[CircuitId], cause: &Cause) -> Result<Vec<Closed>>;
     /// A session's circuits, oldest first.
     async fn session_circuits(&self, session: SessionId) -> Result<Vec<Circuit>>;
 
@@ -124,6 +132,16 @@ pub trait Store: Send + Sync + 'static {
         after: Option<CircuitId>,
         limit: usize,
     ) -> Result<Vec<LongOpen>>;
+
+    /// Moves circuits of a lost worker to one that is alive, each to the slot it has; those whose
+    /// slot is taken there stay, and all do if the workers are not what they were.
+    async fn move_circuits(
+        &self,
+        from: WorkerId,
+        to: WorkerId,
+        ids: &[CircuitId],
+        cause: &Cause,
+    ) -> Result<Vec<Moved>>;
 
     // Endpoints
 
@@ -138,16 +156,12 @@ pub trait Store: Send + Sync + 'static {
     /// How an endpoint's routes are to be probed; false if there is no such endpoint.
     async fn set_health_check(&self, id: EndpointId, check: Option<&HealthCheck>) -> Result<bool>;
     /// Forgets endpoints and closes their circuits; those that do not exist are passed over.
-    async fn delete_endpoints(
-        &self,
-        ids: &[EndpointId],
-        request_id: Option<&str>,
-    ) -> Result<Vec<Closed>>;
+    async fn delete_endpoints(&self, ids: &[EndpointId], cause: &Cause) -> Result<Vec<Closed>>;
     /// Changes routes, one change after the other, in one transaction.
     async fn change_routes(
         &self,
         changes: &[(EndpointId, RouteChange)],
-        request_id: Option<&str>,
+        cause: &Cause,
     ) -> Result<Rerouting>;
 
     // Generations and events
@@ -172,4 +186,32 @@ pub trait Store: Send + Sync + 'static {
     async fn acknowledged(&self, worker: WorkerId) -> Result<u64>;
     /// Forgets published events committed before `before`; answers how many.
     async fn prune_events(&self, before: DateTime<Utc>) -> Result<u64>;
+
+    // Health and figures
+
+    /// Replaces what a node of a worker says of its routes; false if there is no such worker.
+    async fn keep_report(&self, worker: WorkerId, node: &str, report: &RouteReport)
+    -> Result<bool>;
+    /// What nodes have said since, one report a node.
+    async fn reports(&self, since: DateTime<Utc>) -> Result<Vec<NodeReport>>;
+    /// What is counted in the store.
+    async fn figures(&self) -> Result<Figures>;
+    /// Circuits of endpoints with the ids after `after`, in the order of their ids, at most
+    /// `limit`.
+    async fn endpoint_page(&self, after: Option<CircuitId>, limit: usize) -> Result<Vec<Circuit>>;
+
+    // Audit
+
+    /// The rows of the audit that match, the newest first, at most `limit`.
+    async fn audit(&self, filter: &AuditFilter, limit: usize) -> Result<Vec<AuditEntry>>;
+    /// Forgets rows written before `before`, the oldest first, at most `limit`; answers how many.
+    async fn prune_audit(&self, before: DateTime<Utc>, limit: usize) -> Result<u64>;
+
+    // Leases
+
+    /// Takes or renews a lease for `length` from now; false while another holder has it. A store
+    /// that only one coordinator can use has nobody to ask.
+    async fn take_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<bool>;
+    /// Gives a lease back, if it is held.
+    async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()>;
 }

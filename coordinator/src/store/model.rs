@@ -7,6 +7,8 @@ use patchbay_common::id::{CircuitId, EndpointId, ProjectId, SessionId, TokenId, 
 use patchbay_common::route::Route;
 use patchbay_common::worker::Worker;
 
+use super::audit::{Actor, Cause, Reason};
+
 /// A row of `tokens`: the credential to open one session's apps.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SessionToken {
@@ -76,9 +78,23 @@ pub struct NewCircuit {
     pub session_ids: Vec<SessionId>,
     /// Id of the request that opens it.
     pub origin_request_id: Option<String>,
+    /// On whose behalf it is opened.
+    pub by: Actor,
     /// If set, a circuit that matches is answered instead of opening one. Checked inside the
     /// transaction, so that two openers at once share one circuit.
     pub reuse: Option<Reuse>,
+}
+
+impl NewCircuit {
+    /// Why it is opened.
+    pub(super) fn cause(&self) -> Cause {
+        Cause {
+            actor: self.by,
+            reason: Reason::Requested,
+            detail: None,
+            request_id: self.origin_request_id.clone(),
+        }
+    }
 }
 
 /// What has to be equal for a circuit to be shared (contract/rest-coordinator.md §7,
@@ -119,6 +135,15 @@ pub struct Closed {
     pub authority: String,
     /// The worker's generation without it.
     pub generation: u64,
+}
+
+/// A circuit that has gone to another worker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moved {
+    /// The circuit on the worker it was on, and that worker's generation without it.
+    pub left: Closed,
+    /// The circuit on the worker it is on, and that worker's generation with it.
+    pub arrived: Opened,
 }
 
 /// A worker's circuits as of one moment.

@@ -9,12 +9,13 @@ use patchbay_common::circuit::{AppMode, Circuit, FrontendMode, Protocol, Slot};
 use patchbay_common::event::{Change, CircuitEvent};
 use patchbay_common::id::{CircuitId, WorkerId};
 use patchbay_common::route::Route;
+use patchbay_common::route_report::RouteReport;
 use patchbay_common::worker::{Worker, WorkerStatus};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{HealthCheck, LoggedEvent, NewCircuit, Result, StoreError};
+use super::{CircuitCount, HealthCheck, LoggedEvent, NewCircuit, Result, StoreError};
 
 /// A row of `circuits`.
 #[derive(Clone)]
@@ -39,6 +40,8 @@ pub(super) struct CircuitRow {
     pub(super) created_at: Option<DateTime<Utc>>,
     pub(super) updated_at: Option<DateTime<Utc>>,
     pub(super) origin_request_id: Option<String>,
+    /// Of the endpoint, where it has one.
+    pub(super) health_check: Option<Value>,
 }
 
 impl CircuitRow {
@@ -75,6 +78,7 @@ impl CircuitRow {
             created_at: self.created_at.unwrap_or_default(),
             updated_at: self.updated_at.or(self.created_at).unwrap_or_default(),
             origin_request_id: self.origin_request_id,
+            health_check: self.health_check.and_then(readable_health_check),
         })
     }
 
@@ -304,6 +308,7 @@ pub(super) fn born(new: &NewCircuit, slot: &Slot, now: DateTime<Utc>) -> Circuit
         created_at: now,
         updated_at: now,
         origin_request_id: new.origin_request_id.clone(),
+        health_check: None,
     }
 }
 
@@ -326,6 +331,35 @@ pub(super) fn health_check(check: Option<&HealthCheck>) -> Result<Value> {
         problem: problem.to_string(),
     })?;
     Ok(Value::String(text))
+}
+
+/// A health check out of its column. One that cannot be read costs the check, not the circuit.
+pub(super) fn readable_health_check(stored: Value) -> Option<HealthCheck> {
+    json(stored, String::new).unwrap_or_default()
+}
+
+/// A report as it is stored.
+pub(super) fn report(report: &RouteReport) -> Result<Value> {
+    serde_json::to_value(report).map_err(|problem| StoreError::Unfit {
+        field: "circuits",
+        problem: problem.to_string(),
+    })
+}
+
+/// A report out of its column.
+pub(super) fn read_report(stored: Value) -> Result<RouteReport> {
+    json(stored, || "patchbay_route_reports.report".to_owned())
+}
+
+/// A line of a count of circuits.
+pub(super) fn count(worker: Uuid, mode: &str, protocol: &str, count: i64) -> Result<CircuitCount> {
+    let at = || format!("circuits of {worker}");
+    Ok(CircuitCount {
+        worker: worker.into(),
+        app_mode: label(mode, AppMode::from_label, at)?,
+        protocol: label(protocol, Protocol::from_label, at)?,
+        count: u64::try_from(count).unwrap_or(0),
+    })
 }
 
 /// A generation out of its column.

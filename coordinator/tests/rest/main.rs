@@ -8,8 +8,10 @@
     reason = "a test says that something is wrong by panicking, its tools included"
 )]
 
+mod audit;
 mod desk;
 mod endpoints;
+mod openapi;
 mod opening;
 mod shapes;
 mod slots;

@@ -10,4 +10,4 @@ mod settings;
 
 pub use certificates::{Expiry, TlsError, TlsErrors};
 pub use live::{Live, Purpose};
-pub use settings::{CertificateFiles, ClientCertificates, Incumbent, Plan, Version, read};
+pub use settings::{CertificateFiles, ClientCertificates, Incumbent, Plan, Version, examine, read};

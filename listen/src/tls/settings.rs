@@ -6,6 +6,8 @@ use std::time::Duration;
 use patchbay_common::config::{Loader, Mistake, Seconds, Strictness};
 use serde::Deserialize;
 
+use super::certificates::load;
+
 /// Everything TLS runs by; the files named here could be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -170,7 +172,37 @@ impl CertificateSection {
     }
 }
 
+/// Loads what the plan names, without keeping it, and notes what is wrong. Files that are known to
+/// be unreadable are not tried again.
+pub fn examine(plan: &Plan, loader: &mut Loader) {
+    if plan.files().any(|(key, _)| loader.is_mistaken(key)) {
+        return;
+    }
+    if let Err(errors) = load(plan) {
+        for error in errors.0 {
+            loader.mistake(Mistake::of_line(&error.to_string()));
+        }
+    }
+}
+
 impl Plan {
+    /// One certificate, and everything else as it is by default.
+    pub fn of_pair(section: &str, cert: PathBuf, privkey: PathBuf) -> Self {
+        Self {
+            certificates: vec![CertificateFiles {
+                cert_key: format!("{section}.tls_cert"),
+                cert,
+                privkey_key: format!("{section}.tls_privkey"),
+                privkey,
+                names: Vec::new(),
+            }],
+            minimum_version: Version::default(),
+            clients: ClientCertificates::default(),
+            client_ca: None,
+            reload_interval: Section::default().reload_interval.0,
+        }
+    }
+
     /// Every file, with the key that names it.
     pub fn files(&self) -> impl Iterator<Item = (&str, &Path)> {
         let pairs = self.certificates.iter().flat_map(|one| {

@@ -1,8 +1,11 @@
 //! What is answered here and not by an app.
 
+use std::borrow::Cow;
+
+use bytes::Bytes;
 use patchbay_common::request_id;
 
-use super::{Conduct, grpc, unix_now};
+use super::{Conduct, Entrance, gateway, grpc, unix_now};
 use crate::context::Context;
 use crate::error::{Problem, Refusal};
 use crate::stage::{Head, Preflight};
@@ -17,9 +20,9 @@ pub struct Answer {
     /// HTTP status.
     pub status: u16,
     /// Headers, in order, `Content-Length` among them.
-    pub headers: Vec<(&'static str, String)>,
+    pub headers: Vec<(Cow<'static, str>, String)>,
     /// The body.
-    pub body: String,
+    pub body: Bytes,
     /// What follows on the connection cannot be told apart any more: it has to end.
     pub close: bool,
 }
@@ -29,22 +32,27 @@ impl Answer {
         Self {
             status,
             headers: vec![
-                ("server", SERVER.to_owned()),
-                (request_id::HEADER, ctx.id().as_str().to_owned()),
+                ("server".into(), SERVER.to_owned()),
+                (request_id::HEADER.into(), ctx.id().as_str().to_owned()),
             ],
-            body: String::new(),
+            body: Bytes::new(),
             close: false,
         }
     }
 
-    pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
+    pub(super) fn with(
+        mut self,
+        name: impl Into<Cow<'static, str>>,
+        value: impl Into<String>,
+    ) -> Self {
+        self.headers.push((name.into(), value.into()));
         self
     }
 
-    pub(super) fn body(mut self, body: String) -> Self {
+    pub(super) fn body(mut self, body: impl Into<Bytes>) -> Self {
+        let body = body.into();
         self.headers
-            .push(("content-length", body.len().to_string()));
+            .push(("content-length".into(), body.len().to_string()));
         self.body = body;
         self
     }
@@ -59,16 +67,29 @@ impl Conduct {
             ctx.refusal = Some(refusal);
             return answer;
         }
-        let problem = Problem::from(&refusal);
+        let problem = match &self.entrance {
+            Entrance::Circuits => Problem::from(&refusal),
+            Entrance::Gateway(gateway) => {
+                Problem::at_gateway(&refusal, gateway.timeout_status(), &ctx.id())
+            }
+        };
         let (content_type, body) = problem.render(accept, &ctx.id());
         let mut answer = Answer::new(problem.status, ctx)
             .with("content-type", content_type)
-            .with("cache-control", "no-store")
-            .with("access-control-allow-origin", "*")
-            .with("access-control-allow-headers", "authorization")
-            .with("access-control-expose-headers", request_id::HEADER)
-            .body(body);
-        if let Some(seconds) = problem.retry_after() {
+            .with("cache-control", "no-store");
+        answer = match &self.entrance {
+            Entrance::Circuits => answer
+                .with("access-control-allow-origin", "*")
+                .with("access-control-allow-headers", "authorization")
+                .with("access-control-expose-headers", request_id::HEADER),
+            // Its routes have a stage for that.
+            Entrance::Gateway(_) => gateway::dressed(answer, ctx),
+        };
+        if let Some(challenge) = refusal.challenge() {
+            answer = answer.with("www-authenticate", challenge);
+        }
+        answer = answer.body(body);
+        if let Some(seconds) = problem.retry_after {
             answer = answer.with("retry-after", seconds.to_string());
         }
         answer.close = matches!(refusal, Refusal::BadRequest(_));

@@ -6,23 +6,28 @@
 //! sockets and to know any engine's types.
 
 mod answer;
+mod gateway;
 mod grpc;
 mod report;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use patchbay_common::lifecycle::Drain;
+use patchbay_common::request_id;
 
 use crate::access_log::AccessLog;
 use crate::context::{Context, MAX_ATTEMPTS};
 use crate::error::Refusal;
+use crate::gateway::Gateway;
+use crate::gateway::chain::Wait;
 use crate::metrics::Metrics;
 use crate::setup::{PERMIT_PATH, Tickets};
-use crate::stage::{Head, HeaderSink, Preflight, Stages, Verdict};
+use crate::stage::{Client, Head, HeaderSink, Preflight, Stages, Verdict};
 use crate::sync::Activity;
 use crate::target::Target;
-use crate::upstream::{Picked, Prober};
+use crate::upstream::{self, Ask, Fault, Prober, Upstream, may_retry};
 
 pub use answer::Answer;
 pub use grpc::Grpc;
@@ -31,8 +36,19 @@ pub use report::Outcome;
 /// Between marks of use while an answer flows.
 const MARK_PERIOD: Duration = Duration::from_millis(1_500);
 
+/// Where requests come in.
+#[derive(Clone, Debug)]
+pub enum Entrance {
+    /// The slots of circuits.
+    Circuits,
+    /// The gateway.
+    Gateway(Arc<Gateway>),
+}
+
 /// What conducting requests needs.
 pub struct Conduct {
+    /// Where they come in.
+    pub entrance: Entrance,
     /// The stages.
     pub stages: Stages,
     /// Hears of upstream faults.
@@ -60,6 +76,10 @@ pub enum Step {
     Exchange,
     /// Answer it here: a CORS preflight.
     Preflight(Preflight),
+    /// Answer it here, with this.
+    Answer(Answer),
+    /// Give this to [`Conduct::wait`], then go on with [`Conduct::proceed`].
+    Wait(Wait),
 }
 
 impl Conduct {
@@ -85,12 +105,24 @@ impl Conduct {
         let client = self.stages.client(head);
         ctx.client = Some(client);
         self.stages.inspect(head, raw)?;
-        let circuit = self.stages.locate(head, &client)?;
+        match &self.entrance {
+            Entrance::Circuits => self.pass_circuit(head, &client, ctx),
+            Entrance::Gateway(gateway) => self.pass_gateway(gateway, head, ctx),
+        }
+    }
+
+    fn pass_circuit(
+        &self,
+        head: &Head<'_>,
+        client: &Client,
+        ctx: &mut Context,
+    ) -> Result<Step, Refusal> {
+        let circuit = self.stages.locate(head, client)?;
         ctx.target = Some(Target::Circuit(Arc::clone(&circuit)));
         if head.path() == PERMIT_PATH {
             return Ok(Step::Exchange);
         }
-        match self.stages.admit(head, &client, &circuit, unix_now())? {
+        match self.stages.admit(head, client, &circuit, unix_now())? {
             Verdict::Preflight(preflight) => Ok(Step::Preflight(preflight)),
             Verdict::Carry(credential) => {
                 ctx.credential = Some(credential);
@@ -103,43 +135,79 @@ impl Conduct {
         }
     }
 
-    /// Chooses an upstream that this request has not been refused by, and keeps the choice.
+    /// Chooses an upstream that this request has not failed at, and keeps the choice. Where all
+    /// have as much to do as they may, the request waits in line.
     ///
     /// # Errors
-    /// [`Refusal::NoUpstream`].
-    pub fn pick(&self, ctx: &mut Context) -> Result<Picked, Refusal> {
+    /// [`Refusal::NoUpstream`], [`Refusal::QueueFull`] or [`Refusal::QueueTimeout`].
+    pub async fn pick(&self, ctx: &mut Context) -> Result<Arc<Upstream>, Refusal> {
+        // An upstream that failed is not under way any more.
+        let first = ctx.picked.take().is_none() && ctx.tried.is_empty();
         let target = ctx.target.as_ref().ok_or(Refusal::Internal)?;
-        let picked = target
-            .upstreams()
-            .pick(&ctx.tried)
-            .ok_or(Refusal::NoUpstream)?;
-        if ctx.picked.is_none()
-            && let Some(circuit) = target.circuit()
-        {
+        let mut key = [0; 16];
+        let ask = ask(ctx, &mut key);
+        let picked = target.upstreams().acquire(&ask).await?;
+        if first && let Some(circuit) = target.circuit() {
             self.activity.request(circuit, picked.session);
         }
-        ctx.picked = Some(picked.clone());
-        Ok(picked)
+        let upstream = Arc::clone(&picked.upstream);
+        ctx.picked = Some(picked);
+        Ok(upstream)
     }
 
     /// The upstream chosen could not be connected to. True if another one may be tried, which is
     /// safe for any request since nothing has been sent.
-    pub fn unreachable(&self, ctx: &mut Context) -> bool {
+    pub fn unreachable(&self, ctx: &mut Context, fault: Fault) -> bool {
+        self.failed(ctx, fault, false)
+    }
+
+    /// The upstream chosen failed before anything of its answer came; `sent` if something of the
+    /// request may have reached it. True if another one may be tried: it is safe, there is one,
+    /// and the budget of retries grants it.
+    pub fn failed(&self, ctx: &mut Context, fault: Fault, sent: bool) -> bool {
         if let Some(picked) = &ctx.picked {
-            self.prober.report_fault(&picked.upstream);
+            self.prober.report(&picked.upstream, fault);
+            picked.upstream.ended(upstream::Outcome::Failed);
             ctx.tried.push(Arc::clone(&picked.upstream));
         }
-        let another = ctx
-            .target
-            .as_ref()
-            .is_some_and(|target| target.upstreams().pick(&ctx.tried).is_some());
-        another && ctx.tried.len() < MAX_ATTEMPTS
+        self.may_try_another(ctx, sent)
+    }
+
+    fn may_try_another(&self, ctx: &Context, sent: bool) -> bool {
+        let visit = ctx.visit.as_deref();
+        let attempts = visit.map_or(MAX_ATTEMPTS, |visit| visit.route.attempts);
+        ctx.tried.len() < attempts
+            && may_retry(&ctx.method, sent, false)
+            && ctx
+                .target
+                .as_ref()
+                .is_some_and(|target| target.upstreams().grants_retry(&ctx.tried))
+    }
+
+    /// The upstream chosen has answered with this status. True if the answer should be thrown
+    /// away and another upstream tried; never where the request is not `replayable`.
+    pub fn answered(&self, ctx: &mut Context, status: u16, replayable: bool) -> bool {
+        let Some(picked) = &ctx.picked else {
+            return false;
+        };
+        picked.upstream.ended(upstream::Outcome::Answered(status));
+        let visit = ctx.visit.as_deref();
+        if !replayable || !visit.is_some_and(|visit| visit.route.retry_status.contains(&status)) {
+            return false;
+        }
+        ctx.tried.push(Arc::clone(&picked.upstream));
+        let another = self.may_try_another(ctx, true);
+        if !another {
+            // The answer stands: it is not a failure of the attempt.
+            ctx.tried.pop();
+        }
+        another
     }
 
     /// There is a connection to the upstream chosen.
     pub fn connected(&self, ctx: &Context) {
         if let Some(picked) = &ctx.picked {
-            picked.upstream.health.succeeded();
+            picked.upstream.health.connected();
         }
     }
 
@@ -159,6 +227,7 @@ impl Conduct {
         };
         match target {
             Target::Circuit(circuit) => self.stages.inject(head, &client, circuit, &id, sink),
+            Target::Service(_) => self.inject_for_service(head, &client, ctx, sink),
         }
         Ok(())
     }
@@ -166,8 +235,17 @@ impl Conduct {
     /// The app has answered: writes what the client is told into the answer's head.
     pub fn dress(&self, ctx: &mut Context, sink: &mut dyn HeaderSink) {
         ctx.first_byte.get_or_insert_with(|| ctx.started.elapsed());
+        if let Some(picked) = &ctx.picked {
+            picked.upstream.health.answered();
+        }
         let id = ctx.id();
-        self.stages.dress(&id, sink);
+        match &self.entrance {
+            Entrance::Circuits => self.stages.dress(&id, sink),
+            Entrance::Gateway(_) => {
+                sink.set(request_id::HEADER, id.as_str());
+                self.dress_of_service(ctx, sink);
+            }
+        }
     }
 
     /// A piece of an answer flows. A long answer is use for as long as it does
@@ -180,6 +258,32 @@ impl Conduct {
             self.activity.stream_alive(circuit, picked.session);
             ctx.marked = Instant::now();
         }
+    }
+}
+
+/// What the choice of an upstream may know of a request.
+pub fn ask<'a>(ctx: &'a Context, room: &'a mut [u8; 16]) -> Ask<'a> {
+    let visit = ctx.visit.as_deref();
+    let own_key = visit.and_then(|visit| visit.hash_key.as_deref());
+    Ask {
+        tried: &ctx.tried,
+        key: own_key.unwrap_or_else(|| client_key(ctx, room)),
+        prefer: visit.and_then(|visit| visit.preferred.as_ref()),
+    }
+}
+
+/// What stays the same for a client: its address.
+fn client_key<'a>(ctx: &Context, room: &'a mut [u8; 16]) -> &'a [u8] {
+    match ctx.client.map(|client| client.address.ip()) {
+        Some(IpAddr::V4(address)) => {
+            room[..4].copy_from_slice(&address.octets());
+            &room[..4]
+        }
+        Some(IpAddr::V6(address)) => {
+            *room = address.octets();
+            room
+        }
+        None => &[],
     }
 }
 

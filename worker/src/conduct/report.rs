@@ -50,6 +50,10 @@ impl Conduct {
             client_gone: outcome.client_gone,
             spliced: ctx.spliced.is_some(),
         });
+        if let Some(visit) = &ctx.visit {
+            let counts = &visit.route.counts;
+            counts.ended(status, duration, bytes_in, bytes_out);
+        }
         if !self.access_log.is_enabled() {
             return;
         }
@@ -63,6 +67,8 @@ impl Conduct {
         }
         let id = ctx.id();
         let refusal = ctx.refusal.as_ref().map(ToString::to_string);
+        let visit = ctx.visit.as_deref();
+        let service = visit.map(|visit| visit.route.action.service());
         let circuit = ctx.target.as_ref().and_then(Target::circuit);
         self.access_log.write(&Line {
             kind: if ctx.spliced.is_some() {
@@ -77,7 +83,13 @@ impl Conduct {
             path: &ctx.path,
             circuit: circuit.map(|c| c.id_text.as_str()),
             app: circuit.and_then(|c| c.circuit.app.as_deref()),
-            credential: ctx.credential.map(Credential::as_str),
+            gateway_route: visit.map(|visit| &*visit.route.name),
+            service: service.filter(|name| !name.is_empty()),
+            subject: visit.and_then(|visit| visit.passage.subject.as_deref()),
+            credential: ctx
+                .credential
+                .map(Credential::as_str)
+                .or_else(|| visit?.passage.credential),
             route: ctx
                 .picked
                 .as_ref()

@@ -1,13 +1,15 @@
 //! The sections as they stand in the file.
 
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use patchbay_common::circuit::{AppMode, Protocol};
-use patchbay_common::config::{ByteSize, HostPort, Seconds};
+use patchbay_common::config::{ByteSize, HostPort, Seconds, Secret};
 use patchbay_common::worker::AppFilter;
 use patchbay_listen::proxy_protocol::Version;
 use serde::{Deserialize, Deserializer};
+use uuid::Uuid;
 
 /// `[proxy_worker]` (contract/config.md §4).
 #[derive(Clone, Debug, Deserialize)]
@@ -60,6 +62,33 @@ impl Default for ProxyWorker {
             metric_access_allowed_hosts: Texts(vec!["127.0.0.1/32".into(), "::1/128".into()]),
         }
     }
+}
+
+impl ProxyWorker {
+    /// Stands in where there is no such section: nothing listens for circuits then.
+    pub(super) fn absent(api_bind: SocketAddr) -> Self {
+        let nowhere = HostPort::new("127.0.0.1", 0);
+        Self {
+            coordinator_endpoint: Some("http://127.0.0.1:6030".into()),
+            authority: Some("gateway".into()),
+            frontend_mode: Some("wildcard".into()),
+            wildcard_domain: Some(WildcardDomain {
+                domain: Some(".invalid".into()),
+                bind_addr: Some(nowhere),
+                advertised_port: None,
+            }),
+            protocol: Some(Protocol::Http),
+            accepted_traffics: Some(Vec::new()),
+            api_bind_addr: HostPort::new(api_bind.ip().to_string(), api_bind.port()),
+            ..Self::default()
+        }
+    }
+}
+
+/// A secret that nobody is ever told: what it guards stays shut.
+pub(super) fn unguessable() -> Secret {
+    let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
+    Secret::new(format!("{one}{two}"))
 }
 
 /// One text or a list of texts.
@@ -122,6 +151,10 @@ pub struct Server {
     pub access_log: bool,
     /// Most client connections at once; 0 means no limit but the system's.
     pub max_connections: usize,
+    /// Unix socket at which a new process takes over the listening sockets of this one.
+    pub handover: Option<PathBuf>,
+    /// How long connections are served after that.
+    pub handover_max_age: Seconds,
 }
 
 impl Default for Server {
@@ -131,6 +164,8 @@ impl Default for Server {
             grace_period: Seconds::from_secs(30),
             access_log: true,
             max_connections: 0,
+            handover: None,
+            handover_max_age: Seconds::from_secs(3_600),
         }
     }
 }

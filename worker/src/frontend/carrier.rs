@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::stream::{Meter, mark_while, tcp};
 use crate::sync::Activity;
 use crate::table::{LiveCircuit, Table};
-use crate::upstream::{PeerTemplate, Prober};
+use crate::upstream::{Ask, PeerTemplate, Prober};
 
 /// Longest a TLS handshake may take, or the header of a balancer.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -237,7 +237,13 @@ impl TcpCarrier {
         if !circuit.clients.admits(peer.ip()) {
             return (Some(circuit), Err(Refusal::ClientAddress));
         }
-        let dialled = tcp::dial(&circuit.upstreams, &self.peers, &self.prober).await;
+        let dialled = tcp::dial(
+            &circuit.upstreams,
+            Ask::default(),
+            &self.peers,
+            &self.prober,
+        )
+        .await;
         let dialled = match (dialled, self.announce) {
             (Ok((picked, mut upstream)), Some(version)) => {
                 let header = proxy_protocol::announce(version, peer, local);

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -43,6 +43,7 @@ mod phase {
 pub struct Control {
     phase: AtomicU8,
     closed: Mutex<Option<CancellationToken>>,
+    strange: AtomicBool,
 }
 
 impl Control {
@@ -51,7 +52,14 @@ impl Control {
         Self {
             phase: AtomicU8::new(phase::REQUEST),
             closed: Mutex::new(None),
+            strange: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the last request line had white space or controls where none may be (RFC 9112 §3).
+    /// Pingora escapes them before anybody else sees the line.
+    pub fn line_is_strange(&self) -> bool {
+        self.strange.load(Ordering::Acquire)
     }
 
     /// The head has been read; the request goes over a circuit, and ends when that closes.
@@ -106,6 +114,43 @@ pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The preface, and the head of the frame of settings that has to follow.
 const OPENING: usize = PREFACE.len() + 9;
+/// Where the kind of that frame stands, and which it is (RFC 9113 §3.4, §4.1, §6.5).
+const FIRST_FRAME_KIND: usize = PREFACE.len() + 3;
+const SETTINGS: u8 = 4;
+
+/// A request line as it comes by.
+#[derive(Clone, Copy, Debug, Default)]
+struct Line {
+    spaces: u8,
+    begun: bool,
+    carriage_return: bool,
+    strange: bool,
+    over: bool,
+}
+
+impl Line {
+    /// Follows it through these bytes; answers whether it is strange so far.
+    fn follow(&mut self, bytes: &[u8]) -> bool {
+        for byte in bytes {
+            if self.over {
+                break;
+            }
+            match byte {
+                // Empty lines before it are passed over (RFC 9112 §2.2).
+                b'\r' | b'\n' if !self.begun => continue,
+                b'\n' => self.over = true,
+                // Only at the end.
+                _ if self.carriage_return => self.strange = true,
+                b'\r' => self.carriage_return = true,
+                b' ' => self.spaces = self.spaces.saturating_add(1),
+                0..=0x1f | 0x7f => self.strange = true,
+                _ => {}
+            }
+            self.begun = true;
+        }
+        self.strange || self.spaces > 2
+    }
+}
 
 /// A connection under guard.
 pub struct Guarded<S> {
@@ -115,6 +160,7 @@ pub struct Guarded<S> {
     deadline: Instant,
     timer: Option<Pin<Box<Sleep>>>,
     wire: Wire,
+    line: Line,
     /// What is still to come of the opening of HTTP/2.
     opening: usize,
     closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
@@ -128,7 +174,9 @@ impl<S: AsyncWrite> Guarded<S> {
             control: Control {
                 phase: AtomicU8::new(phase::HEAD),
                 closed: Mutex::new(None),
+                strange: AtomicBool::new(false),
             },
+            line: Line::default(),
             patience,
             deadline: Instant::now() + patience,
             timer: None,
@@ -192,15 +240,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
         }
         match (&polled, self.control.phase()) {
             (Poll::Ready(_), phase::HEAD) if self.wire == Wire::Http2 => {
-                let came = buffer.filled().len() - filled;
-                self.opening = self.opening.saturating_sub(came);
+                let came = buffer.filled().get(filled..).unwrap_or_default();
+                // The library does not mind which frame comes first.
+                let kind = (OPENING - self.opening..).zip(came);
+                let mut kind = kind.filter(|(place, _)| *place == FIRST_FRAME_KIND);
+                if kind.any(|(_, kind)| *kind != SETTINGS) {
+                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                }
+                self.opening = self.opening.saturating_sub(came.len());
                 if self.opening == 0 {
                     self.control.free();
                 }
             }
             (Poll::Ready(_), phase::IDLE) => {
+                self.line = Line::default();
+                let came = buffer.filled().get(filled..).unwrap_or_default();
+                let strange = self.line.follow(came);
+                self.control.strange.store(strange, Ordering::Release);
                 self.deadline = Instant::now() + self.patience;
                 self.control.phase.store(phase::HEAD, Ordering::Release);
+            }
+            (Poll::Ready(_), phase::HEAD) => {
+                let came = buffer.filled().get(filled..).unwrap_or_default();
+                let strange = self.line.follow(came);
+                self.control.strange.store(strange, Ordering::Release);
             }
             (Poll::Pending, phase::HEAD) if self.head_overdue(cx) => {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));

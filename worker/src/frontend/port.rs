@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use dashmap::DashSet;
 
-use patchbay_listen::{ListenError, bind};
+use patchbay_listen::ListenError;
 
 use super::{Acceptor, Carry};
+use crate::handover::Listeners;
 
 /// Between tries for ports that were taken.
 const RETRY: Duration = Duration::from_secs(5);
@@ -20,15 +21,21 @@ pub struct PortRange {
     bound: Vec<TcpListener>,
     missing: Vec<u16>,
     open: Arc<DashSet<u16>>,
+    listeners: Arc<Listeners>,
 }
 
 impl PortRange {
-    /// Binds every port of the range that can be had; says which cannot.
+    /// Binds every port of the range that can be had, or takes it over; says which cannot.
     ///
     /// # Errors
     /// If not one can be had.
-    pub fn bind(address: IpAddr, (first, last): (u16, u16)) -> Result<Self, ListenError> {
+    pub fn bind(
+        listeners: &Arc<Listeners>,
+        address: IpAddr,
+        (first, last): (u16, u16),
+    ) -> Result<Self, ListenError> {
         let mut range = Self {
+            listeners: Arc::clone(listeners),
             address,
             bound: Vec::new(),
             missing: Vec::new(),
@@ -36,7 +43,7 @@ impl PortRange {
         };
         let mut failure = None;
         for port in first..=last {
-            match bind(SocketAddr::new(address, port)) {
+            match listeners.listen(SocketAddr::new(address, port)) {
                 Ok(listener) => {
                     range.open.insert(port);
                     range.bound.push(listener);
@@ -71,14 +78,16 @@ impl PortRange {
                 () = tokio::time::sleep(RETRY) => {}
                 Some(_) = loops.join_next() => return,
             }
-            missing.retain(|port| match bind(SocketAddr::new(self.address, *port)) {
-                Ok(listener) => {
-                    log::info!("port {port} is free now and bound");
-                    self.open.insert(*port);
-                    loops.spawn(acceptor.clone().run(listener));
-                    false
+            missing.retain(|port| {
+                match self.listeners.listen(SocketAddr::new(self.address, *port)) {
+                    Ok(listener) => {
+                        log::info!("port {port} is free now and bound");
+                        self.open.insert(*port);
+                        loops.spawn(acceptor.clone().run(listener));
+                        false
+                    }
+                    Err(_) => true,
                 }
-                Err(_) => true,
             });
         }
         while loops.join_next().await.is_some() {}
@@ -94,11 +103,12 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
         let address: IpAddr = "127.0.0.1".parse().unwrap();
-        assert!(PortRange::bind(address, (port, port)).is_err());
+        let listeners = Arc::default();
+        assert!(PortRange::bind(&listeners, address, (port, port)).is_err());
         let Some(last) = port.checked_add(4) else {
             return;
         };
-        if let Ok(range) = PortRange::bind(address, (port, last)) {
+        if let Ok(range) = PortRange::bind(&listeners, address, (port, last)) {
             assert!(range.missing.contains(&port));
             assert!(!range.open().contains(&port));
             assert_eq!(range.bound.len() + range.missing.len(), 5);

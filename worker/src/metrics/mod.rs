@@ -16,6 +16,7 @@ use patchbay_listen::tls;
 
 use crate::error::Refusal;
 use crate::frontend::ConnectionGate;
+use crate::gateway::Gateway;
 use crate::sync::{Bus, Link};
 use crate::table::Table;
 use families::{Class, Families, Kind};
@@ -49,6 +50,7 @@ pub struct Metrics {
     link: Arc<Link>,
     gate: Arc<ConnectionGate>,
     tls: Option<Arc<tls::Live>>,
+    gateway: Option<Arc<Gateway>>,
 }
 
 /// A stream that is counted as open until this is dropped.
@@ -88,7 +90,15 @@ impl Metrics {
             link: Arc::clone(link),
             gate: Arc::clone(gate),
             tls,
+            gateway: None,
         })
+    }
+
+    /// With what the gateway counts by route.
+    #[must_use]
+    pub fn with_gateway(mut self, gateway: Option<Arc<Gateway>>) -> Self {
+        self.gateway = gateway;
+        self
     }
 
     /// A request over a circuit has ended.
@@ -156,6 +166,9 @@ impl Metrics {
     pub fn render(&self) -> String {
         self.read_gauges();
         let mut text = metrics::render(&self.families.registry);
+        if let Some(gateway) = &self.gateway {
+            gateway.append_counts(&mut text);
+        }
         compat::append(&mut text, &self.families, &self.table, &self.link.status());
         text
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora_core::Result;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::tls::TlsStream;
@@ -12,7 +12,7 @@ use pingora_proxy::Session;
 
 use super::streams;
 use crate::frontend::{Control, Guarded};
-use crate::stage::{Head, HeaderLookup, HeaderSink, is_hop_by_hop};
+use crate::stage::{Head, HeaderLookup, HeaderSink, is_alike, is_hop_by_hop};
 
 /// A header map as the stages read it.
 struct Headers<'a>(&'a HeaderMap);
@@ -46,6 +46,17 @@ pub(super) fn with_guard(session: &Session, tell: impl FnOnce(&Control)) {
     if let Some(control) = control {
         tell(control);
     }
+}
+
+/// Makes one header of the crumbs in which HTTP/2 may bring cookies (RFC 9113 §8.2.3).
+pub(super) fn join_cookies(request: &mut RequestHeader) -> Result<()> {
+    let crumbs = request.headers.get_all("cookie");
+    if crumbs.iter().nth(1).is_none() {
+        return Ok(());
+    }
+    let crumbs: Vec<&[u8]> = crumbs.iter().map(http::HeaderValue::as_bytes).collect();
+    let whole = crumbs.join(&b"; "[..]);
+    request.insert_header("cookie", whole)
 }
 
 /// Whether the client says that it reads trailers (RFC 9110 §10.1.4).
@@ -86,12 +97,18 @@ impl<'a> View<'a> {
 
     pub(super) fn head(&self) -> Head<'_> {
         let uri = &self.request.uri;
+        // `GET app HTTP/1.1`: Pingora makes something of the word; the stages have to see it.
+        let sent = self.request.raw_path();
+        let whole = sent.starts_with(b"/") || sent.windows(3).any(|three| three == b"://");
+        let bare = (!whole).then(|| std::str::from_utf8(sent).unwrap_or("?"));
+        let authority = uri.authority().map(http::uri::Authority::as_str);
         Head {
             method: self.request.method.as_str(),
-            target: uri
-                .path_and_query()
-                .map_or("/", http::uri::PathAndQuery::as_str),
-            authority: uri.authority().map(http::uri::Authority::as_str),
+            target: bare.unwrap_or_else(|| {
+                uri.path_and_query()
+                    .map_or("/", http::uri::PathAndQuery::as_str)
+            }),
+            authority: authority.filter(|_| bare.is_none()),
             is_http11: self.request.version >= http::Version::HTTP_11,
             headers: &self.headers,
             peer: self.peer,
@@ -165,6 +182,37 @@ impl HeaderSink for Sink<'_> {
         };
         if let Err(error) = result {
             self.failed.get_or_insert(error);
+        }
+    }
+
+    fn write(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let result = match &mut self.target {
+            Target::Request(request) => request.insert_header(name, value),
+            Target::Response(response) => response.insert_header(name, value),
+        };
+        if let Err(error) = result {
+            self.failed.get_or_insert(error);
+        }
+    }
+
+    fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let result = match &mut self.target {
+            Target::Request(request) => request.append_header(name, value),
+            Target::Response(response) => response.append_header(name, value),
+        };
+        if let Err(error) = result {
+            self.failed.get_or_insert(error);
+        }
+    }
+
+    fn remove_alike(&mut self, name: &HeaderName) {
+        let present = self.headers().keys().map(HeaderName::as_str);
+        let alike: Vec<String> = present
+            .filter(|one| is_alike(one, name.as_str()))
+            .map(str::to_owned)
+            .collect();
+        for name in alike {
+            self.remove(&name);
         }
     }
 

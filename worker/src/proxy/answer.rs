@@ -1,7 +1,7 @@
 //! Writes what is answered here by Pingora's session.
 
-use bytes::Bytes;
 use pingora_core::Result;
+use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
@@ -39,17 +39,19 @@ impl Proxy {
 pub(super) async fn write(session: &mut Session, ctx: &Context, answer: Answer) -> Result<()> {
     let mut head = ResponseHeader::build(answer.status, Some(answer.headers.len()))?;
     for (name, value) in answer.headers {
-        head.append_header(name, value)?;
+        head.append_header(name.into_owned(), value)?;
     }
     if answer.close {
         session.set_keepalive(None);
     }
     let end = answer.body.is_empty() || ctx.method == "HEAD";
+    if let (true, ServerSession::H2(stream)) = (end, session.as_downstream_mut()) {
+        // Pingora's own call leaves a stream of HTTP/2 open.
+        return stream.write_response_header(Box::new(head), true);
+    }
     session.write_response_header(Box::new(head), end).await?;
     if !end {
-        session
-            .write_response_body(Some(Bytes::from(answer.body)), true)
-            .await?;
+        session.write_response_body(Some(answer.body), true).await?;
     }
     Ok(())
 }

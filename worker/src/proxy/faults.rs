@@ -6,11 +6,42 @@ use pingora_proxy::{FailToProxy, Session};
 use super::Proxy;
 use crate::context::Context;
 use crate::error::Refusal;
+use crate::upstream::Fault;
+
+const ANOTHER: &str = "another upstream is tried";
 
 /// Ends a request with a refusal from inside a hook.
 pub(super) fn refuse<T>(ctx: &mut Context, refusal: Refusal) -> Result<T> {
     ctx.refusal = Some(refusal);
     Error::e_explain(ErrorType::InternalError, "refused")
+}
+
+/// What a failure to connect says about the upstream.
+pub(super) fn of_connect(error: &Error) -> Fault {
+    match error.etype() {
+        ErrorType::ConnectTimedout => Fault::ConnectTimeout,
+        _ => Fault::Connect,
+    }
+}
+
+/// What a failure after the connect says about the upstream; `None` if it was not its fault.
+pub(super) fn of_exchange(error: &Error) -> Option<Fault> {
+    (*error.esource() == ErrorSource::Upstream).then(|| match error.etype() {
+        ErrorType::ReadTimedout => Fault::FirstByteTimeout,
+        _ => Fault::Broke,
+    })
+}
+
+/// Ends an attempt whose answer is thrown away.
+pub(super) fn try_another() -> Box<Error> {
+    let mut error = Error::new_up(ErrorType::Custom(ANOTHER));
+    error.set_retry(true);
+    error
+}
+
+/// Whether it was decided already that another upstream is tried.
+pub(super) fn is_decided(error: &Error) -> bool {
+    matches!(error.etype(), ErrorType::Custom(name) if *name == ANOTHER)
 }
 
 /// What a failure is to the client; `None` if the client itself is gone.

@@ -28,7 +28,7 @@ use crate::context::Context;
 use crate::error::Refusal;
 use crate::frontend::Control;
 use crate::target::Target;
-use crate::upstream::PeerTemplate;
+use crate::upstream::{Fault, PeerTemplate};
 
 use account::Account;
 use grpc_web::Bridge;
@@ -49,10 +49,18 @@ impl Proxy {
     fn pass(&self, session: &Session, ctx: &mut Context) -> Result<Step, Refusal> {
         let view = adapt::View::of(session).ok_or(Refusal::Internal)?;
         let step = self.conduct.pass(&view.head(), view.raw(), ctx)?;
-        if let Some(target) = &ctx.target {
-            adapt::with_guard(session, |guard| guard.carry(target.closed()));
+        let mut strange = false;
+        adapt::with_guard(session, |guard| strange = guard.line_is_strange());
+        if strange {
+            return Err(Refusal::BadRequest("white space in the target"));
         }
         Ok(step)
+    }
+
+    /// Runs what is left of them after a wait.
+    fn proceed(&self, session: &Session, ctx: &mut Context) -> Result<Step, Refusal> {
+        let view = adapt::View::of(session).ok_or(Refusal::Internal)?;
+        self.conduct.proceed(&view.head(), ctx)
     }
 
     /// Writes what the app is told, and takes out what it must not see.
@@ -70,7 +78,15 @@ impl Proxy {
         if let Err(refusal) = self.conduct.inject(&view.head(), ctx, &mut sink) {
             return faults::refuse(ctx, refusal);
         }
-        sink.finish()
+        sink.finish()?;
+        adapt::join_cookies(request)?;
+        if let Some(target) = self.conduct.target(&view.head(), ctx) {
+            match target.parse() {
+                Ok(uri) => request.set_uri(uri),
+                Err(_) => return faults::refuse(ctx, Refusal::BadRequest("the path is not one")),
+            }
+        }
+        Ok(())
     }
 
     /// Writes what the client is told with an answer of the app's.
@@ -106,7 +122,15 @@ impl ProxyHttp for Proxy {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Account) -> Result<bool> {
-        let step = match self.pass(session, ctx) {
+        let mut step = self.pass(session, ctx);
+        while let Ok(Step::Wait(wait)) = step {
+            self.conduct.wait(wait, ctx).await;
+            step = self.proceed(session, ctx);
+        }
+        if let Some(target) = &ctx.target {
+            adapt::with_guard(session, |guard| guard.carry(target.closed()));
+        }
+        let step = match step {
             Ok(step) => step,
             Err(refusal) => return self.refuse(session, ctx, refusal).await.map(|()| true),
         };
@@ -118,23 +142,33 @@ impl ProxyHttp for Proxy {
                 let answer = self.conduct.preflight(&preflight, ctx);
                 answer::write(session, ctx, answer).await.map(|()| true)
             }
+            Step::Answer(answer) => answer::write(session, ctx, answer).await.map(|()| true),
+            // Waited for above.
+            Step::Wait(_) => faults::refuse(ctx, Refusal::Internal),
         }
     }
 
     async fn upstream_peer(&self, _: &mut Session, ctx: &mut Account) -> Result<Box<HttpPeer>> {
-        let picked = match self.conduct.pick(ctx) {
-            Ok(picked) => picked,
+        let upstream = match self.conduct.pick(ctx).await {
+            Ok(upstream) => upstream,
             Err(refusal) => return faults::refuse(ctx, refusal),
         };
-        match picked.upstream.address().await {
+        match upstream.address().await {
             Ok(address) => {
                 let circuit = ctx.target.as_ref().and_then(Target::circuit);
                 let protocol = circuit.map_or(Protocol::Http, |live| live.circuit.protocol);
-                Ok(Box::new(self.peers.speaking(protocol, address)))
+                let mut peer = self.peers.speaking(protocol, address);
+                let visit = ctx.visit.as_deref();
+                if let Some(time) = visit.and_then(|visit| visit.route.connect_timeout) {
+                    peer.options.connection_timeout = Some(time);
+                    peer.options.total_connection_timeout = Some(time);
+                }
+                peer.options.read_timeout = visit.and_then(|visit| visit.route.response_timeout);
+                Ok(Box::new(peer))
             }
             Err(cause) => {
-                log::debug!("{} does not resolve: {cause}", picked.upstream.label);
-                self.conduct.prober.report_fault(&picked.upstream);
+                log::debug!("{} does not resolve: {cause}", upstream.label);
+                self.conduct.unreachable(ctx, Fault::Resolve);
                 faults::refuse(ctx, Refusal::UpstreamConnect)
             }
         }
@@ -176,7 +210,8 @@ impl ProxyHttp for Proxy {
         ctx: &mut Account,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        let another = self.conduct.unreachable(ctx);
+        let fault = faults::of_connect(&error);
+        let another = self.conduct.unreachable(ctx, fault);
         error.set_retry(another);
         error
     }
@@ -192,6 +227,52 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         self.conduct.connected(ctx);
         Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        answer: &mut ResponseHeader,
+        ctx: &mut Account,
+    ) -> Result<()> {
+        let replayable = !session.as_ref().retry_buffer_truncated();
+        let status = answer.status;
+        if !status.is_informational() && self.conduct.answered(ctx, status.as_u16(), replayable) {
+            return Err(faults::try_another());
+        }
+        Ok(())
+    }
+
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        ctx: &mut Account,
+        reused: bool,
+    ) -> Box<Error> {
+        if faults::is_decided(&error) {
+            return error;
+        }
+        let mut error = error.more_context(format!("Peer: {peer}"));
+        let replayable = !session.as_ref().retry_buffer_truncated();
+        if session.response_written().is_some() {
+            error.set_retry(false);
+            return error;
+        }
+        if reused {
+            // An idle connection that ended says nothing about the upstream.
+            let idempotent = session.req_header().method.is_idempotent();
+            error.retry.decide_reuse(idempotent && replayable);
+            return error;
+        }
+        error.set_retry(false);
+        if let Some(fault) = faults::of_exchange(&error) {
+            let late = fault == Fault::FirstByteTimeout;
+            let another = self.conduct.failed(ctx, fault, true);
+            error.set_retry(another && replayable && !late);
+        }
+        error
     }
 
     async fn response_filter(

@@ -7,6 +7,7 @@ use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use super::{Proxy, adapt};
+use crate::conduct::ask;
 use crate::context::Context;
 use crate::error::Refusal;
 use crate::frontend::Control;
@@ -19,11 +20,14 @@ impl Proxy {
         let Some(target) = ctx.target.clone() else {
             return self.refuse(session, ctx, Refusal::Internal).await;
         };
-        let request = self.upgrade_request(session, ctx)?;
-        let dialled = tcp::dial(target.upstreams(), &self.peers, &self.conduct.prober).await;
+        let mut key = [0; 16];
+        let asked = ask(ctx, &mut key);
+        let prober = &self.conduct.prober;
+        let dialled = tcp::dial(target.upstreams(), asked, &self.peers, prober).await;
         let answer = match dialled {
             Ok((picked, stream)) => {
                 ctx.picked = Some(picked);
+                let request = self.upgrade_request(session, ctx)?;
                 websocket::exchange(stream, request).await
             }
             Err(refusal) => Err(refusal),
@@ -31,11 +35,13 @@ impl Proxy {
         match answer {
             Err(refusal) => self.refuse(session, ctx, refusal).await,
             Ok(websocket::Answer::Ordinary(mut head, mut upstream)) => {
+                self.conduct.answered(ctx, head.status.as_u16(), false);
                 self.dress(&mut head, ctx)?;
                 session.write_response_header(head, false).await?;
                 websocket::relay_body(session, &mut upstream).await
             }
             Ok(websocket::Answer::Switched(mut head, upstream)) => {
+                self.conduct.answered(ctx, 101, false);
                 self.dress(&mut head, ctx)?;
                 head.insert_header("connection", "Upgrade")?;
                 head.insert_header("upgrade", "websocket")?;

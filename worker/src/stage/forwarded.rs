@@ -28,7 +28,7 @@ pub fn is_hop_by_hop(name: &str) -> bool {
 pub(super) fn write(
     head: &Head<'_>,
     client: &Client,
-    circuit: &LiveCircuit,
+    circuit: Option<&LiveCircuit>,
     uses_tls: bool,
     sink: &mut dyn HeaderSink,
 ) {
@@ -58,7 +58,7 @@ pub(super) fn write(
     sink.set("x-forwarded-proto", proto);
     sink.set("x-forwarded-host", host);
     sink.set("x-forwarded-port", &port(host, proto, head.local));
-    if circuit.circuit.app.as_deref() == Some("rstudio") {
+    if circuit.and_then(|live| live.circuit.app.as_deref()) == Some("rstudio") {
         let path = decoded(head.path());
         sink.set("x-rstudio-proto", proto);
         sink.set("x-rstudio-request", &format!("{proto}://{host}{path}"));

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use http::{HeaderName, HeaderValue};
+
 /// Headers by lower-case name.
 pub trait HeaderLookup {
     /// The first value.
@@ -20,8 +22,21 @@ pub trait HeaderLookup {
 pub trait HeaderSink: HeaderLookup {
     /// Makes this the only value.
     fn set(&mut self, name: &'static str, value: &str);
+    /// As [`HeaderSink::set`], for a name that is only known from the configuration.
+    fn write(&mut self, name: &HeaderName, value: &HeaderValue);
+    /// Adds a value to those there are.
+    fn add(&mut self, name: &HeaderName, value: &HeaderValue);
     /// Takes all values out.
     fn remove(&mut self, name: &str);
+    /// Takes out every header that a service could take for this one: some make no difference
+    /// between `-` and `_`.
+    fn remove_alike(&mut self, name: &HeaderName);
+}
+
+/// Whether a service could take one name for the other; both are lower case.
+pub fn is_alike(one: &str, other: &str) -> bool {
+    let dash = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    one.len() == other.len() && one.bytes().map(dash).eq(other.bytes().map(dash))
 }
 
 /// A request's head.

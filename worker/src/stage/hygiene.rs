@@ -9,6 +9,20 @@ pub(super) fn inspect(head: &Head<'_>) -> Result<(), Refusal> {
     if lengths > 1 {
         return Err(Refusal::BadRequest("more than one Content-Length"));
     }
+    if let Some(length) = head.headers.get("content-length")
+        && !(length.iter().all(u8::is_ascii_digit) && !length.is_empty())
+    {
+        return Err(Refusal::BadRequest("a Content-Length that is no number"));
+    }
+    let mut plain = true;
+    head.headers.each("transfer-encoding", &mut |coding| {
+        plain &= coding.eq_ignore_ascii_case(b"chunked");
+    });
+    if !plain {
+        return Err(Refusal::BadRequest(
+            "a Transfer-Encoding that is not chunked",
+        ));
+    }
     if lengths > 0 && head.headers.get("transfer-encoding").is_some() {
         return Err(Refusal::BadRequest(
             "both Content-Length and Transfer-Encoding",
@@ -21,10 +35,44 @@ pub(super) fn inspect(head: &Head<'_>) -> Result<(), Refusal> {
         0 | 1 => {}
         _ => return Err(Refusal::BadRequest("more than one Host")),
     }
+    if head.headers.get("host").is_some_and(|host| !is_host(host)) {
+        return Err(Refusal::BadRequest("a Host that is none"));
+    }
+    let whole = head.target.starts_with('/') || head.authority.is_some();
+    if !whole && (head.method, head.target) != ("OPTIONS", "*") {
+        return Err(Refusal::BadRequest("a target that is no path"));
+    }
     if head.target.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
         return Err(Refusal::BadRequest("white space in the target"));
     }
     Ok(())
+}
+
+/// Whether a `Host` is a name or an address, with or without a port (RFC 9110 §7.2). An empty one
+/// is allowed.
+fn is_host(host: &[u8]) -> bool {
+    let (name, port) = match host.strip_prefix(b"[") {
+        Some(rest) => {
+            let Some(end) = rest.iter().position(|byte| *byte == b']') else {
+                return false;
+            };
+            let inside = |byte: &u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.');
+            (rest[..end].iter().all(inside), &rest[end + 1..])
+        }
+        None => {
+            let end = host.iter().position(|byte| *byte == b':');
+            let end = end.unwrap_or(host.len());
+            let inside =
+                |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(byte);
+            (host[..end].iter().all(inside), &host[end..])
+        }
+    };
+    let port = match port.split_first() {
+        None => true,
+        Some((b':', digits)) => digits.iter().all(u8::is_ascii_digit),
+        Some(_) => false,
+    };
+    name && port
 }
 
 /// The head's bytes: lines end in CR LF, the request line has exactly three words, and the body

@@ -24,13 +24,14 @@ use patchbay_common::token::TokenKey;
 
 use crate::config::{Config, Cors};
 use crate::error::Refusal;
+use crate::gateway::config::GatewayConfig;
 use crate::table::{LiveCircuit, Table};
 
 pub use auth::Credential;
 pub use client_ip::Client;
 pub use cors::Preflight;
 pub use forwarded::is_hop_by_hop;
-pub use head::{Head, HeaderLookup, HeaderSink};
+pub use head::{Head, HeaderLookup, HeaderSink, is_alike};
 pub use locate::{Place, port_offset};
 
 /// What the stages decide by; the same for all requests.
@@ -70,6 +71,15 @@ impl Stages {
             port_offset: locate::port_offset(&config.frontend),
             uses_tls: config.uses_tls(),
             cors: config.cors.clone(),
+        }
+    }
+
+    /// For the gateway's listeners.
+    pub fn at_gateway(config: &Config, gateway: &GatewayConfig, table: Arc<Table>) -> Self {
+        Self {
+            trusted_proxies: gateway.trusted_proxies.clone(),
+            uses_tls: gateway.tls.is_some(),
+            ..Self::new(config, table)
         }
     }
 
@@ -138,8 +148,21 @@ impl Stages {
     ) {
         sink.set(request_id::HEADER, id.as_str());
         sink.remove(request_id::LEGACY_HEADER);
-        forwarded::write(head, client, circuit, self.uses_tls, sink);
+        forwarded::write(head, client, Some(circuit), self.uses_tls, sink);
         self.strip_credentials(head, circuit, sink);
+    }
+
+    /// Writes the request id, and where the request comes from.
+    pub fn inject_forwarded(
+        &self,
+        head: &Head<'_>,
+        client: &Client,
+        id: &RequestId,
+        sink: &mut dyn HeaderSink,
+    ) {
+        sink.set(request_id::HEADER, id.as_str());
+        sink.remove(request_id::LEGACY_HEADER);
+        forwarded::write(head, client, None, self.uses_tls, sink);
     }
 
     /// Writes the request id and what a browser of another origin may see into an answer.

@@ -50,8 +50,21 @@ impl HeaderSink for Written {
         self.1.push((name.into(), Some(value.into())));
     }
 
+    fn write(&mut self, name: &http::HeaderName, value: &http::HeaderValue) {
+        let value = value.to_str().unwrap().to_owned();
+        self.1.push((name.as_str().to_owned(), Some(value)));
+    }
+
+    fn add(&mut self, name: &http::HeaderName, value: &http::HeaderValue) {
+        self.write(name, value);
+    }
+
     fn remove(&mut self, name: &str) {
         self.1.push((name.into(), None));
+    }
+
+    fn remove_alike(&mut self, name: &http::HeaderName) {
+        self.remove(name.as_str());
     }
 }
 

@@ -9,7 +9,7 @@ use super::{Linger, Meter, splice, websocket};
 use crate::context::Spliced;
 use crate::error::Refusal;
 use crate::table::LiveCircuit;
-use crate::upstream::{PeerTemplate, Picked, Prober, UpstreamSet};
+use crate::upstream::{Ask, Outcome, PeerTemplate, Picked, Prober, UpstreamSet};
 
 /// A client that still uploads after the app has stopped sending is heard for as long as it speaks.
 const LINGER: Linger = Linger(Duration::from_secs(60));
@@ -17,28 +17,35 @@ const LINGER: Linger = Linger(Duration::from_secs(60));
 /// Dials one of the upstreams, trying each at most once.
 ///
 /// # Errors
-/// [`Refusal::NoUpstream`] if none is in service, or why the last one could not be dialled.
+/// [`Refusal::NoUpstream`] if none is in service, what came of waiting in line, or why the last one could not be dialled.
 pub async fn dial(
     upstreams: &UpstreamSet,
+    asked: Ask<'_>,
     peers: &PeerTemplate,
     prober: &Prober,
 ) -> Result<(Picked, TcpStream), Refusal> {
     let mut tried = Vec::new();
-    let mut refusal = Refusal::NoUpstream;
-    while let Some(picked) = upstreams.pick(&tried) {
+    loop {
+        let ask = Ask {
+            tried: &tried,
+            ..asked
+        };
+        let picked = upstreams.acquire(&ask).await?;
         match websocket::dial(&picked.upstream, peers.connect_timeout()).await {
             Ok(stream) => {
-                picked.upstream.health.succeeded();
+                picked.upstream.health.connected();
                 return Ok((picked, stream));
             }
             Err(cause) => {
-                prober.report_fault(&picked.upstream);
-                tried.push(picked.upstream);
-                refusal = cause;
+                prober.report(&picked.upstream, websocket::fault_of(&cause));
+                picked.upstream.ended(Outcome::Failed);
+                tried.push(Arc::clone(&picked.upstream));
+                if !upstreams.grants_retry(&tried) {
+                    return Err(cause);
+                }
             }
         }
     }
-    Err(refusal)
 }
 
 /// Carries a connection until it ends.

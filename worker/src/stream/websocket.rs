@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Linger, Meter, splice};
 use crate::context::Spliced;
 use crate::error::Refusal;
-use crate::upstream::Upstream;
+use crate::upstream::{Fault, Upstream};
 
 /// After the app has ended its side, a client has had its close frame and has nothing to wait for
 /// (RFC 6455 §7.1.1).
@@ -52,6 +52,14 @@ pub async fn dial(upstream: &Upstream, patience: Duration) -> Result<TcpStream, 
     // Without it small frames wait for acknowledgements; a socket that cannot be told still works.
     let _ = stream.set_nodelay(true);
     Ok(stream)
+}
+
+/// What a failure to dial says about the upstream.
+pub(super) fn fault_of(refusal: &Refusal) -> Fault {
+    match refusal {
+        Refusal::UpstreamConnectTimeout => Fault::ConnectTimeout,
+        _ => Fault::Connect,
+    }
 }
 
 /// Sends the upgrade and reads the answer's head.

@@ -6,6 +6,7 @@ use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, 
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, WorkerId};
 use patchbay_common::request_id::{self, RequestId};
+use patchbay_common::route_report::RouteReport;
 use patchbay_common::worker::Registration;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
@@ -189,6 +190,21 @@ impl Coordinator {
         let request = call
             .request
             .json(&serde_json::json!({ "generation": generation }));
+        body(&call.name, request, MAX_ANSWER).await.map(drop)
+    }
+
+    /// Tells which routes are out of service.
+    ///
+    /// # Errors
+    /// Why it failed.
+    pub async fn report_routes(
+        &self,
+        worker: WorkerId,
+        report: &RouteReport,
+    ) -> Result<(), CallError> {
+        let path = format!("/api/worker/{worker}/route-health");
+        let call = Call::new(self, Method::POST, &path);
+        let request = call.request.json(report);
         body(&call.name, request, MAX_ANSWER).await.map(drop)
     }
 

@@ -14,6 +14,7 @@ mod inbox;
 mod join;
 mod keeper;
 mod redis_link;
+mod route_report;
 mod snapshot;
 mod sse;
 mod state;
@@ -36,6 +37,7 @@ use tokio_util::task::TaskTracker;
 pub use activity::Activity;
 pub use client::{CallError, Coordinator, Registered};
 pub use join::registration;
+pub use route_report::RouteReporter;
 pub use snapshot::Snapshot;
 pub use status::{Bus, Reach, RedisState, Status};
 
@@ -125,6 +127,27 @@ impl Link {
         Ok(link)
     }
 
+    /// Without a coordinator: there is nothing to keep, and nothing to wait for.
+    ///
+    /// # Errors
+    /// [`CallError::Unusable`].
+    pub fn alone(config: &Config) -> Result<Self, CallError> {
+        let working = CancellationToken::new();
+        let board = Board::new(false);
+        board.write(|status| {
+            status.ready = true;
+            status.coordinator_reach = status::Reach::ok();
+        });
+        Ok(Self {
+            coordinator: Coordinator::new(config)?,
+            activity: Arc::new(Activity::new(false)),
+            board,
+            beating: working.child_token(),
+            working,
+            tasks: TaskTracker::new(),
+        })
+    }
+
     /// Registers, then starts what needs the worker's key.
     fn join(&self, config: &Config, tools: Tools, inbox: Inbox, outlet: Outlet) {
         let registration = join::registration(config);
@@ -191,6 +214,12 @@ impl Link {
             Ok(Err(cause)) => log::warn!("the goodbye failed: {cause}"),
             Err(_) => log::warn!("the goodbye took more than {} s", GOODBYE.as_secs()),
         }
+    }
+
+    /// A successor speaks for the worker now. Changes to open circuits are still heard and marks
+    /// still written, for as long as this process serves connections.
+    pub fn retire(&self) {
+        self.beating.cancel();
     }
 
     /// Ends all work; the last marks are written.

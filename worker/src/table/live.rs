@@ -1,11 +1,13 @@
 //! A circuit in service: the fact, prepared so that a request only reads.
 
+use std::sync::Arc;
+
 use patchbay_common::circuit::{Circuit, Slot};
 use patchbay_common::client_ips::ClientIps;
 use patchbay_common::permit;
 use tokio_util::sync::CancellationToken;
 
-use crate::upstream::UpstreamSet;
+use crate::upstream::{Backend, Check, Settings, UpstreamSet};
 
 /// One circuit in service.
 #[derive(Debug)]
@@ -29,7 +31,12 @@ pub struct LiveCircuit {
 impl LiveCircuit {
     /// Prepares a circuit. What is known of `previous`, the same circuit before a change, is kept:
     /// the health of its upstreams, and the token its streams wait on.
-    pub(super) fn new(circuit: Circuit, slot: Slot, previous: Option<&Self>) -> Self {
+    pub(super) fn new(
+        circuit: Circuit,
+        slot: Slot,
+        rules: &Arc<Settings>,
+        previous: Option<&Self>,
+    ) -> Self {
         let clients = ClientIps::parse(circuit.allowed_client_ips.as_deref());
         if !clients.refused().is_empty() {
             log::warn!(
@@ -38,11 +45,13 @@ impl LiveCircuit {
                 clients.refused().join(", ")
             );
         }
+        let backends: Vec<Backend> = circuit.route_info.iter().map(Backend::from).collect();
+        let check = circuit.health_check.as_ref().and_then(Check::of);
         Self {
             id_text: circuit.id.to_string(),
             permit_cookie: permit::cookie_name(circuit.id),
             clients,
-            upstreams: UpstreamSet::new(&circuit.route_info, previous.map(|p| &p.upstreams)),
+            upstreams: UpstreamSet::new(&backends, check, rules, previous.map(|p| &p.upstreams)),
             closed: previous.map_or_else(CancellationToken::new, |p| p.closed.clone()),
             slot,
             circuit,

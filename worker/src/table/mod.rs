@@ -18,6 +18,8 @@ use patchbay_common::id::CircuitId;
 
 pub use live::LiveCircuit;
 
+use crate::upstream::Prober;
+
 /// All circuits this worker serves.
 #[derive(Debug, Default)]
 pub struct Table {
@@ -25,12 +27,21 @@ pub struct Table {
     by_port: DashMap<u16, Arc<LiveCircuit>, ahash::RandomState>,
     by_subdomain: DashMap<Box<str>, Arc<LiveCircuit>, ahash::RandomState>,
     writer: Mutex<()>,
+    prober: Arc<Prober>,
 }
 
 impl Table {
-    /// An empty table.
+    /// An empty table, whose upstreams go by the default rules.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty table, whose upstreams go by the rules of `prober`, which watches over them.
+    pub fn watched(prober: Arc<Prober>) -> Self {
+        Self {
+            prober,
+            ..Self::default()
+        }
     }
 
     /// The circuit at a port, as circuits name it (the advertised port).
@@ -80,6 +91,7 @@ impl Table {
                 let mut updated =
                     known.map_or_else(|| Circuit::clone(circuit), |l| l.circuit.clone());
                 updated.route_info.clone_from(routes);
+                updated.health_check.clone_from(&circuit.health_check);
                 self.put(updated);
             }
             Change::Removed(circuits) => {
@@ -129,7 +141,9 @@ impl Table {
                 self.unlink(known);
             }
         }
-        let live = Arc::new(LiveCircuit::new(circuit, slot, known.as_deref()));
+        let rules = self.prober.settings();
+        let live = Arc::new(LiveCircuit::new(circuit, slot, rules, known.as_deref()));
+        self.prober.watch(&live.upstreams);
         // A slot holds one circuit: whoever had it is gone, even if its removal was lost.
         let previous = match &live.slot {
             Slot::Port(port) => self.by_port.insert(*port, Arc::clone(&live)),

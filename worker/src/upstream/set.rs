@@ -1,15 +1,20 @@
-//! A circuit's upstreams and the choice among them.
+//! A circuit's upstreams, and the one a request gets.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use patchbay_common::id::SessionId;
+use arc_swap::ArcSwapOption;
+use patchbay_common::id::{RouteId, SessionId};
 use patchbay_common::route::Route;
+use tokio::time::{Instant, timeout};
 
-use super::Health;
 use super::address::Address;
+use super::choice::{Chooser, Chosen, is_usable};
+use super::queue::Room;
+use super::{Breaker, Check, Health, Outcome, RetryBudget, RouteState, Settings};
 
 /// One kernel address. Its health outlives changes to the circuit's routes.
 #[derive(Debug)]
@@ -21,16 +26,30 @@ pub struct Upstream {
     host: String,
     port: u16,
     address: Address,
+    made: Instant,
+    check: ArcSwapOption<Check>,
+    /// Whether the prober has it on its list.
+    pub(super) on_agenda: AtomicBool,
+    outstanding: AtomicUsize,
+    breaker: Option<Arc<dyn Breaker>>,
+    room: Arc<Room>,
 }
 
 impl Upstream {
-    fn new(host: &str, port: u16) -> Self {
+    fn new(backend: &Backend, room: &Arc<Room>) -> Self {
+        let Backend { host, port, .. } = backend;
         Self {
             label: format!("{host}:{port}"),
             health: Health::default(),
-            address: Address::new(host, port),
-            host: host.to_owned(),
-            port,
+            address: Address::new(host, *port),
+            host: host.clone(),
+            port: *port,
+            made: Instant::now(),
+            check: ArcSwapOption::empty(),
+            on_agenda: AtomicBool::new(false),
+            outstanding: AtomicUsize::new(0),
+            breaker: backend.breaker.clone(),
+            room: Arc::clone(room),
         }
     }
 
@@ -42,29 +61,89 @@ impl Upstream {
         self.address.resolve().await
     }
 
+    /// Requests and streams under way.
+    pub fn outstanding(&self) -> usize {
+        self.outstanding.load(Ordering::Relaxed)
+    }
+
+    /// Tells its breaker how a request went.
+    pub fn ended(&self, outcome: Outcome) {
+        if let Some(breaker) = &self.breaker {
+            breaker.ended(outcome);
+        }
+    }
+
     /// After a fault: look the name up again.
     pub(super) fn forget_address(&self) {
         self.address.forget();
     }
+
+    /// How it is checked while it is in service.
+    pub(super) fn check(&self) -> Option<Arc<Check>> {
+        self.check.load_full()
+    }
+
+    pub(super) fn is_younger_than(&self, age: Duration) -> bool {
+        self.made.elapsed() < age
+    }
+
+    /// In service, and not held back by its breaker.
+    pub(super) fn is_usable(&self) -> bool {
+        self.health.is_up() && self.breaker.as_ref().is_none_or(|breaker| breaker.admits())
+    }
 }
 
-/// A route as the choice sees it.
+/// One address as the owner of a set names it.
+#[derive(Clone, Debug)]
+pub struct Backend {
+    /// Name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Share of the requests relative to the others; what is not positive gets none.
+    pub weight: f64,
+    /// The session that its traffic counts for.
+    pub session: SessionId,
+    /// The Manager's name for it.
+    pub route: Option<RouteId>,
+    /// Has a say in whether it may be used.
+    pub breaker: Option<Arc<dyn Breaker>>,
+}
+
+impl From<&Route> for Backend {
+    fn from(route: &Route) -> Self {
+        Self {
+            host: route.host().to_owned(),
+            port: route.kernel_port,
+            weight: route.traffic_ratio,
+            session: route.session_id,
+            route: route.route_id,
+            breaker: None,
+        }
+    }
+}
+
+/// A backend as the choice sees it.
 #[derive(Debug)]
-struct Candidate {
-    upstream: Arc<Upstream>,
+pub(super) struct Candidate {
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) weight: f64,
     session: SessionId,
-    weight: f64,
+    route: Option<RouteId>,
 }
 
 /// A circuit's upstreams.
 #[derive(Debug, Default)]
 pub struct UpstreamSet {
     candidates: Box<[Candidate]>,
-    picks: AtomicU64,
+    chooser: Chooser,
+    settings: Arc<Settings>,
+    room: Arc<Room>,
+    budget: Arc<RetryBudget>,
 }
 
-/// The choice for one attempt.
-#[derive(Clone, Debug)]
+/// The choice for one attempt. The upstream counts it as under way until this is dropped.
+#[derive(Debug)]
 pub struct Picked {
     /// Where to dial.
     pub upstream: Arc<Upstream>,
@@ -72,54 +151,175 @@ pub struct Picked {
     pub session: SessionId,
 }
 
+impl Drop for Picked {
+    fn drop(&mut self) {
+        self.upstream.outstanding.fetch_sub(1, Ordering::Relaxed);
+        self.upstream.room.freed();
+    }
+}
+
+/// What the choice may know of a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ask<'a> {
+    /// Upstreams that failed for it.
+    pub tried: &'a [Arc<Upstream>],
+    /// What stays the same for the same client ([`super::Policy::ConsistentHash`] only).
+    pub key: &'a [u8],
+    /// The one to be taken if it can be, whatever the policy says (sticky sessions).
+    pub prefer: Option<&'a Arc<Upstream>>,
+}
+
+/// Why there is no upstream for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// None is in service.
+    #[error("no upstream is in service")]
+    NoneInService,
+    /// All have as much to do as they may, and too many requests wait already.
+    #[error("all upstreams are at their limit and the queue is full")]
+    QueueFull,
+    /// All have as much to do as they may, and none had room in time.
+    #[error("all upstreams are at their limit (queue time-out)")]
+    QueueTimeout,
+}
+
 impl UpstreamSet {
-    /// The set for these routes; upstreams of the same address keep their health.
-    pub fn new(routes: &[Route], previous: Option<&Self>) -> Self {
-        let known = |host: &str, port: u16| {
-            previous?
-                .candidates
-                .iter()
-                .map(|candidate| &candidate.upstream)
-                .find(|upstream| upstream.host == host && upstream.port == port)
-                .cloned()
-        };
-        let candidates = routes
+    /// The set of these backends, each checked by `check`. Addresses that were in `previous` keep
+    /// their health and their count.
+    pub fn new(
+        backends: &[Backend],
+        check: Option<Check>,
+        settings: &Arc<Settings>,
+        previous: Option<&Self>,
+    ) -> Self {
+        let room = previous.map(|set| Arc::clone(&set.room));
+        let room = room.unwrap_or_default();
+        let check = check.or_else(|| {
+            (!settings.tcp_check_interval.is_zero()).then_some(Check::Tcp {
+                interval: settings.tcp_check_interval,
+                patience: settings.probe_timeout,
+            })
+        });
+        let check = check.map(Arc::new);
+        let candidates: Box<[Candidate]> = backends
             .iter()
-            .map(|route| Candidate {
-                upstream: known(route.host(), route.kernel_port)
-                    .unwrap_or_else(|| Arc::new(Upstream::new(route.host(), route.kernel_port))),
-                session: route.session_id,
-                weight: if route.traffic_ratio.is_finite() {
-                    route.traffic_ratio.max(0.0)
-                } else {
-                    0.0
-                },
+            .map(|backend| {
+                let known = previous.and_then(|set| set.find(backend));
+                let upstream = known.unwrap_or_else(|| Arc::new(Upstream::new(backend, &room)));
+                upstream.check.store(check.clone());
+                Candidate {
+                    upstream,
+                    session: backend.session,
+                    route: backend.route,
+                    weight: if backend.weight.is_finite() {
+                        backend.weight.max(0.0)
+                    } else {
+                        0.0
+                    },
+                }
             })
             .collect();
         Self {
+            chooser: Chooser::new(&candidates, settings.policy),
             candidates,
-            picks: AtomicU64::new(0),
+            settings: Arc::clone(settings),
+            room,
+            budget: previous.map_or_else(Arc::default, |set| Arc::clone(&set.budget)),
         }
     }
 
-    /// An upstream in service, by weight, passing over those already tried; `None` if there is
-    /// none.
+    /// The set of these routes, by the default rules and without a check.
+    pub fn of_routes(routes: &[Route]) -> Self {
+        let backends: Vec<Backend> = routes.iter().map(Backend::from).collect();
+        Self::new(&backends, None, &Arc::default(), None)
+    }
+
+    fn find(&self, backend: &Backend) -> Option<Arc<Upstream>> {
+        self.all()
+            .find(|upstream| upstream.host == backend.host && upstream.port == backend.port)
+            .cloned()
+    }
+
+    /// An upstream that is in service and has room, passing over those already tried; `None` if
+    /// there is none at the moment.
     pub fn pick(&self, tried: &[Arc<Upstream>]) -> Option<Picked> {
-        if let [only] = &*self.candidates {
-            return usable(only, tried).then(|| only.picked());
+        self.choose(&Ask {
+            tried,
+            ..Ask::default()
+        })
+        .ok()
+    }
+
+    /// As [`UpstreamSet::pick`], but waits in line where all have as much to do as they may.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn acquire(&self, ask: &Ask<'_>) -> Result<Picked, Unavailable> {
+        match self.choose(ask) {
+            Ok(picked) => Ok(picked),
+            Err(NotNow::NoneInService) => Err(Unavailable::NoneInService),
+            Err(NotNow::Full) => self.queue(ask).await,
         }
-        let usable = || self.candidates.iter().filter(|one| usable(one, tried));
-        let total: f64 = usable().map(|one| one.weight).sum();
-        let mut point = self.next_fraction() * total;
-        let mut last = None;
-        for candidate in usable() {
-            last = Some(candidate);
-            if point < candidate.weight {
-                break;
+    }
+
+    async fn queue(&self, ask: &Ask<'_>) -> Result<Picked, Unavailable> {
+        let Some(place) = self.room.enter(self.settings.queue_length) else {
+            return Err(Unavailable::QueueFull);
+        };
+        let wait = async {
+            loop {
+                let room = place.room();
+                match self.choose(ask) {
+                    Ok(picked) => return Ok(picked),
+                    Err(NotNow::NoneInService) => return Err(Unavailable::NoneInService),
+                    Err(NotNow::Full) => room.await,
+                }
             }
-            point -= candidate.weight;
+        };
+        timeout(self.settings.queue_timeout, wait)
+            .await
+            .unwrap_or(Err(Unavailable::QueueTimeout))
+    }
+
+    fn choose(&self, ask: &Ask<'_>) -> Result<Picked, NotNow> {
+        // A candidate may fill up between the look and the grasp: look again, but not for ever.
+        for _ in 0..=self.candidates.len() {
+            let chosen = match self.preferred(ask) {
+                Some(candidate) => Chosen::One(candidate),
+                None => self.chooser.choose(&self.candidates, ask, &self.settings),
+            };
+            let candidate = match chosen {
+                Chosen::One(candidate) => candidate,
+                Chosen::AllFull => return Err(NotNow::Full),
+                Chosen::NoneInService => return Err(NotNow::NoneInService),
+            };
+            if let Some(picked) = candidate.hold(self.settings.max_outstanding) {
+                if ask.tried.is_empty() && self.candidates.len() > 1 {
+                    self.budget.deposit(self.settings.retry_ratio);
+                }
+                return Ok(picked);
+            }
         }
-        last.map(Candidate::picked)
+        Err(NotNow::Full)
+    }
+
+    fn preferred(&self, ask: &Ask<'_>) -> Option<&Candidate> {
+        let wanted = ask.prefer?;
+        let mut candidates = self.candidates.iter();
+        let found = candidates.find(|one| Arc::ptr_eq(&one.upstream, wanted))?;
+        let full = found.is_full(self.settings.max_outstanding);
+        (is_usable(found, ask) && !full).then_some(found)
+    }
+
+    /// Whether a request that failed at those may be tried at another; takes it out of the
+    /// account of retries if so.
+    pub fn grants_retry(&self, tried: &[Arc<Upstream>]) -> bool {
+        let ask = Ask {
+            tried,
+            ..Ask::default()
+        };
+        let chosen = self.chooser.choose(&self.candidates, &ask, &self.settings);
+        matches!(chosen, Chosen::One(_)) && self.budget.withdraw()
     }
 
     /// All upstreams.
@@ -127,33 +327,54 @@ impl UpstreamSet {
         self.candidates.iter().map(|candidate| &candidate.upstream)
     }
 
-    /// Evenly spread numbers in `[0, 1)`: a counter through the SplitMix64 finaliser, so that
-    /// threads share one cheap source.
-    fn next_fraction(&self) -> f64 {
-        let mut bits = self
-            .picks
-            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^= bits >> 31;
-        // 53 bits fit a double exactly.
-        (bits >> 11) as f64 / (1u64 << 53) as f64
+    /// Requests that wait for room.
+    pub fn waiting(&self) -> usize {
+        self.room.waiting()
+    }
+
+    /// How its routes stand.
+    pub fn states(&self) -> Vec<RouteState> {
+        let state = |candidate: &Candidate| {
+            let health = &candidate.upstream.health;
+            RouteState {
+                route: candidate.route,
+                session: candidate.session,
+                address: candidate.upstream.label.clone(),
+                healthy: health.is_up(),
+                since: health.since(),
+                last_fault: health.last_fault(),
+                outstanding: candidate.upstream.outstanding(),
+            }
+        };
+        self.candidates.iter().map(state).collect()
     }
 }
 
-fn usable(candidate: &Candidate, tried: &[Arc<Upstream>]) -> bool {
-    candidate.weight > 0.0
-        && candidate.upstream.health.is_up()
-        && !tried
-            .iter()
-            .any(|upstream| Arc::ptr_eq(upstream, &candidate.upstream))
+/// Why no candidate was had at once.
+enum NotNow {
+    NoneInService,
+    Full,
 }
 
 impl Candidate {
-    fn picked(&self) -> Picked {
-        Picked {
+    /// Counts a request in, unless the upstream has `limit` of them.
+    fn hold(&self, limit: usize) -> Option<Picked> {
+        let before = self.upstream.outstanding.fetch_add(1, Ordering::Relaxed);
+        let picked = Picked {
             upstream: Arc::clone(&self.upstream),
             session: self.session,
+        };
+        if limit != 0 && before >= limit {
+            return None;
         }
+        if let Some(breaker) = &self.upstream.breaker {
+            breaker.began();
+        }
+        Some(picked)
+    }
+
+    /// Whether it takes no more.
+    pub(super) fn is_full(&self, limit: usize) -> bool {
+        limit != 0 && self.upstream.outstanding() >= limit
     }
 }

@@ -8,7 +8,7 @@ use patchbay_common::id::{CircuitId, EndpointId, RouteId, SessionId, WorkerId};
 use patchbay_common::route::Route;
 use patchbay_common::worker::Registration;
 
-use super::{Bench, Place, circuit_on, port_worker, wildcard_worker};
+use super::{Bench, Place, asked, circuit_on, nobody, port_worker, wildcard_worker};
 use crate::store::{
     HealthCheck, NewCircuit, NewEndpoint, Opened, Rerouted, RouteChange, RoutesRefused, SlotWish,
     Store, StoreError,
@@ -194,11 +194,59 @@ pub(super) async fn health_checks_are_replaced(bench: Bench) {
             .await
             .unwrap()
     );
+    assert!(
+        store
+            .set_health_check(wish.id, Some(&check()))
+            .await
+            .unwrap()
+    );
     assert_eq!(
         store.generation(worker).await.unwrap(),
-        1,
-        "only the row changes"
+        3,
+        "what is new is told, and once"
     );
+}
+
+pub(super) async fn health_checks_reach_the_workers(bench: Bench) {
+    let store = &*bench.store;
+    let worker = store.register_worker(&registration("w")).await.unwrap().id;
+    let mut wish = endpoint(worker, SlotWish::AnyPort);
+    wish.health_check = Some(check());
+    let opened = store
+        .open_endpoints(&[wish.clone()])
+        .await
+        .unwrap()
+        .remove(0);
+    let circuit = opened.unwrap().circuit;
+    assert_eq!(circuit.health_check, Some(check()));
+    assert_eq!(store.circuit(circuit.id).await.unwrap().unwrap(), circuit);
+
+    let slower = HealthCheck {
+        interval: 30.0,
+        ..check()
+    };
+    wish.health_check = Some(slower.clone());
+    for _ in 0..2 {
+        let again = store
+            .open_endpoints(&[wish.clone()])
+            .await
+            .unwrap()
+            .remove(0);
+        assert_eq!(again.unwrap().circuit.health_check, Some(slower.clone()));
+    }
+    store.set_health_check(wish.id, None).await.unwrap();
+    let events = store.events_after(worker, 0, 10).await.unwrap().unwrap();
+    let told: Vec<Option<HealthCheck>> = events
+        .into_iter()
+        .map(|event| match event.event.change {
+            Change::Created(circuits) => circuits[0].health_check.clone(),
+            Change::RouteUpdated(circuit, _) => circuit.health_check,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(told, [Some(check()), Some(slower), None]);
+    let held = store.worker_circuits(worker).await.unwrap().unwrap();
+    assert_eq!(held.circuits[0].health_check, None);
 }
 
 /// The circuit is stored as it was answered, and so does the event of its generation say.
@@ -232,7 +280,10 @@ pub(super) async fn routes_come_change_and_go(bench: Bench) {
         (EndpointId::random(), RouteChange::Replace(vec![])),
         (one, RouteChange::Register(vec![a.clone(), b.clone()])),
     ];
-    let done = store.change_routes(&changes, Some("req-7")).await.unwrap();
+    let done = store
+        .change_routes(&changes, &asked("req-7"))
+        .await
+        .unwrap();
     assert_eq!(done.outcomes[1], Err(RoutesRefused::NoCircuit));
     assert_eq!(done.outcomes[2].as_ref().unwrap().changed, ids(&[&a, &b]));
     let generations: Vec<u64> = done.circuits.iter().map(|c| c.generation).collect();
@@ -257,7 +308,7 @@ pub(super) async fn routes_come_change_and_go(bench: Bench) {
             RouteChange::Unregister(vec![a.route_id.unwrap(), stranger]),
         ),
     ];
-    let done = store.change_routes(&changes, None).await.unwrap();
+    let done = store.change_routes(&changes, &nobody()).await.unwrap();
     let registered = done.outcomes[0].as_ref().unwrap();
     assert_eq!(
         (&registered.changed, &registered.unchanged),
@@ -284,17 +335,17 @@ pub(super) async fn endpoints_and_circuits_end_together(bench: Bench) {
     let wishes = [(); 3].map(|()| endpoint(worker, SlotWish::AnyPort));
     let opened = store.open_endpoints(&wishes).await.unwrap();
     let ids = [wishes[2].id, EndpointId::random(), wishes[0].id];
-    let closed = store.delete_endpoints(&ids, Some("req-9")).await.unwrap();
+    let closed = store.delete_endpoints(&ids, &asked("req-9")).await.unwrap();
     let mut generations: Vec<u64> = closed.iter().map(|closed| closed.generation).collect();
     generations.sort_unstable();
     assert_eq!(generations, [4, 5]);
-    assert_eq!(store.delete_endpoints(&ids, None).await.unwrap(), []);
+    assert_eq!(store.delete_endpoints(&ids, &nobody()).await.unwrap(), []);
     let left = wishes.iter().map(|wish| wish.id).collect::<Vec<_>>();
     let left = store.endpoint_circuits(&left).await.unwrap();
     assert_eq!(left, [opened[1].clone().unwrap().circuit]);
 
     let both = [CircuitId::random(), left[0].id];
-    let closed = store.close_circuits(&both, None).await.unwrap();
+    let closed = store.close_circuits(&both, &nobody()).await.unwrap();
     assert_eq!((closed.len(), closed[0].generation), (1, 6));
     assert!(
         store.set_health_check(wishes[1].id, None).await.unwrap(),

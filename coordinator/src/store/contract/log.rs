@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use patchbay_common::event::Change;
 use patchbay_common::id::WorkerId;
 
-use super::{Bench, open, port_worker};
+use super::{Bench, asked, open, port_worker};
 use crate::store::SlotWish;
 
 fn soon() -> DateTime<Utc> {
@@ -47,7 +47,7 @@ pub(super) async fn events_add_up_to_the_circuits(bench: Bench) {
             opened.generation
         } else {
             let id = held.swap_remove(dice.throw(held.len()));
-            let closed = chosen.close_circuit(id, Some("req-2")).await.unwrap();
+            let closed = chosen.close_circuit(id, &asked("req-2")).await.unwrap();
             closed.unwrap().generation
         };
         assert_eq!(generation, step + 1);

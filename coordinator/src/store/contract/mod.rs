@@ -3,9 +3,12 @@
 //! Each case gets a [`Bench`]: an empty store, and a second instance on the same data as another
 //! coordinator would have it. What only one database can show is in `sqlite_files` and `takeover`.
 
+mod audit;
 mod endpoints;
+mod fleet;
 mod log;
 mod openings;
+mod reports;
 mod sharing;
 mod sqlite_files;
 mod takeover;
@@ -21,7 +24,8 @@ use patchbay_common::worker::{Registration, Worker};
 use patchbay_tests::postgres::Database;
 
 use super::{
-    NewCircuit, Opened, PostgresConfig, PostgresStore, Result, SlotWish, SqliteStore, Store,
+    Actor, Cause, NewCircuit, Opened, PostgresConfig, PostgresStore, Reason, Result, SlotWish,
+    SqliteStore, Store,
 };
 
 /// An empty store to try.
@@ -162,12 +166,26 @@ fn circuit_on(worker: WorkerId, slot: SlotWish) -> NewCircuit {
         }],
         session_ids: vec![session],
         origin_request_id: Some("req-1".to_owned()),
+        by: Actor::Session,
         reuse: None,
     }
 }
 
 async fn open(store: &dyn Store, worker: &Worker, slot: SlotWish) -> Result<Opened> {
     store.open_circuit(&circuit_on(worker.id, slot)).await
+}
+
+/// A change that the Manager asks for with this request.
+fn asked(request_id: &str) -> Cause {
+    Cause {
+        request_id: Some(request_id.to_owned()),
+        ..nobody()
+    }
+}
+
+/// A change that no request asks for.
+fn nobody() -> Cause {
+    Cause::now(Actor::Manager, Reason::Requested)
 }
 
 fn subdomain(name: &str) -> SlotWish {
@@ -226,9 +244,21 @@ on_every_store! {
     log::the_log_knows_how_far_it_reaches,
     log::events_are_published_once,
     log::acknowledgements_only_grow,
+    audit::every_change_leaves_a_row,
+    audit::what_fails_leaves_no_row,
+    audit::rows_are_filtered_and_paged,
+    audit::old_rows_are_forgotten,
+    fleet::circuits_move_with_both_workers_told,
+    fleet::what_cannot_move_stays,
+    fleet::silent_nodes_no_longer_count,
+    fleet::one_holder_at_a_time,
     endpoints::many_open_in_their_order_and_only_once,
     endpoints::nothing_is_kept_of_a_call_that_fails,
     endpoints::health_checks_are_replaced,
+    endpoints::health_checks_reach_the_workers,
+    reports::each_node_has_one_report,
+    reports::circuits_and_waiting_events_are_counted,
+    reports::circuits_of_endpoints_are_paged,
     endpoints::routes_come_change_and_go,
     endpoints::endpoints_and_circuits_end_together,
 }

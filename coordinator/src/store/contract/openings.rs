@@ -7,7 +7,7 @@ use patchbay_common::circuit::{AppMode, FrontendMode, Protocol};
 use patchbay_common::id::{CircuitId, EndpointId, RouteId, UserId, WorkerId};
 use serde_json::json;
 
-use super::{Bench, circuit_on, open, port_worker, subdomain, wildcard_worker};
+use super::{Bench, asked, circuit_on, nobody, open, port_worker, subdomain, wildcard_worker};
 use crate::store::{NewCircuit, SlotWish, StoreError};
 
 pub(super) async fn a_circuit_comes_back_as_it_was_opened(bench: Bench) {
@@ -67,7 +67,10 @@ pub(super) async fn the_lowest_free_port_is_given(bench: Bench) {
         }
     }
     assert_eq!(ports, [10205, 10206, 10207, 10208]);
-    let closed = store.close_circuit(second.unwrap(), None).await.unwrap();
+    let closed = store
+        .close_circuit(second.unwrap(), &nobody())
+        .await
+        .unwrap();
     assert_eq!(closed.unwrap().generation, 5);
     let again = open(store, &worker, SlotWish::AnyPort).await.unwrap();
     assert_eq!(again.circuit.port, Some(10206));
@@ -153,7 +156,10 @@ pub(super) async fn workers_of_one_domain_share_its_names(bench: Bench) {
         );
     }
     open(store, c, subdomain("llm")).await.unwrap();
-    store.close_circuit(first.circuit.id, None).await.unwrap();
+    store
+        .close_circuit(first.circuit.id, &nobody())
+        .await
+        .unwrap();
     let second = open(store, b, subdomain("llm")).await.unwrap();
     assert_eq!(second.circuit.frontend_mode, FrontendMode::Wildcard);
     assert_eq!(second.worker.available_slots, -1);
@@ -230,7 +236,7 @@ pub(super) async fn closing_is_done_once(bench: Bench) {
             } else {
                 &bench.other
             });
-            tokio::spawn(async move { store.close_circuit(id, Some("req-2")).await.unwrap() })
+            tokio::spawn(async move { store.close_circuit(id, &asked("req-2")).await.unwrap() })
         })
         .collect();
     let mut closed = Vec::new();
@@ -269,7 +275,7 @@ pub(super) async fn a_broken_row_costs_only_itself(bench: Bench) {
             if place.contains("route_info") && place.contains(&id.to_string())),
         "{refusal:?}"
     );
-    let closed = store.close_circuit(id, None).await.unwrap().unwrap();
+    let closed = store.close_circuit(id, &nobody()).await.unwrap().unwrap();
     assert_eq!(closed.circuit.port, broken.circuit.port);
     assert_eq!(store.circuit(id).await.unwrap(), None);
 }
@@ -327,9 +333,16 @@ pub(super) async fn the_counter_of_the_incumbent_stays_above_zero(bench: Bench) 
     {
         return;
     }
+    assert_eq!(store.recount_slots().await.unwrap(), [worker.id]);
     let seen = store.worker(worker.id).await.unwrap().unwrap();
-    assert_eq!(seen.occupied_slots, 1, "counted, whatever the column says");
-    store.close_circuit(opened.circuit.id, None).await.unwrap();
+    assert_eq!(seen.occupied_slots, 1, "counted, whatever the column said");
+    assert_eq!(store.recount_slots().await.unwrap(), []);
+    let drifted = "UPDATE workers SET occupied_slots = 0";
+    assert!(bench.behind_its_back(drifted).await);
+    store
+        .close_circuit(opened.circuit.id, &nobody())
+        .await
+        .unwrap();
     // A breach of this check would fail the statement.
     let check = "CREATE TABLE checked (slots INTEGER CHECK (slots = 0)); \
                  INSERT INTO checked SELECT occupied_slots FROM workers";

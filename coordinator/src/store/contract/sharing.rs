@@ -110,6 +110,6 @@ pub(super) async fn only_an_equal_circuit_is_shared(bench: Bench) {
         .await
         .unwrap();
     assert_eq!(store.reusable_circuit(&equal).await.unwrap(), None);
-    store.heartbeat(worker.id).await.unwrap();
+    store.heartbeat(worker.id, None).await.unwrap();
     assert!(store.reusable_circuit(&equal).await.unwrap().is_some());
 }

@@ -7,7 +7,7 @@ use patchbay_common::worker::WorkerStatus;
 use patchbay_tests::postgres::Database;
 use tokio_postgres::Client;
 
-use super::{circuit_on, connect, open, port_worker, subdomain, wildcard_worker};
+use super::{circuit_on, connect, nobody, open, port_worker, subdomain, wildcard_worker};
 use crate::store::{SlotWish, Store, StoreError};
 
 const CIRCUIT: &str = "0b9e6f4e-2a52-4a0c-9d0d-3a1f6a5f9b10";
@@ -90,6 +90,7 @@ async fn the_incumbents_databases_are_taken_over() {
         let revision = "SELECT string_agg(version_num, ',') FROM alembic_version";
         assert_eq!(text(&client, revision).await, "a1b2c3d4e5f6");
 
+        store.recount_slots().await.unwrap();
         let worker = store.worker_by_authority("old").await.unwrap().unwrap();
         assert_eq!(worker.occupied_slots, 1, "counted, not believed");
         assert_eq!((worker.nodes, worker.status), (4, WorkerStatus::Alive));
@@ -103,7 +104,7 @@ async fn the_incumbents_databases_are_taken_over() {
             (held.circuits.as_slice(), held.generation),
             (&[kept][..], 0)
         );
-        let closed = store.close_circuit(id, None).await.unwrap().unwrap();
+        let closed = store.close_circuit(id, &nobody()).await.unwrap().unwrap();
         assert_eq!(closed.generation, 1);
 
         let named = patchbay_common::worker::Registration {

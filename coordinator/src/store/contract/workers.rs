@@ -69,7 +69,10 @@ pub(super) async fn a_registration_replaces_the_one_before(bench: Bench) {
     assert_eq!(named.unwrap().id, first.id);
     assert_eq!(store.worker_by_authority("nobody").await.unwrap(), None);
     assert_eq!(store.worker(WorkerId::random()).await.unwrap(), None);
-    assert_eq!(store.heartbeat(WorkerId::random()).await.unwrap(), None);
+    assert_eq!(
+        store.heartbeat(WorkerId::random(), None).await.unwrap(),
+        None
+    );
     assert_eq!(
         store.worker_circuits(WorkerId::random()).await.unwrap(),
         None
@@ -152,7 +155,7 @@ pub(super) async fn silence_makes_a_worker_lost(bench: Bench) {
     let kept = store.worker(loud.id).await.unwrap().unwrap();
     assert_eq!(kept.status, WorkerStatus::Alive);
 
-    let back = store.heartbeat(silent.id).await.unwrap().unwrap();
+    let back = store.heartbeat(silent.id, None).await.unwrap().unwrap();
     assert_eq!(back.status, WorkerStatus::Alive);
     assert!(back.updated_at > silent.updated_at);
     let everybody = Utc::now() + Duration::from_secs(60);

@@ -13,11 +13,13 @@ use serde_json::Value;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{allocate, events, pool, rows, workers};
+use super::{allocate, audit, events, pool, rows, workers};
+use crate::store::audit::Record;
 use crate::store::error::Doing;
 use crate::store::stored::{self, CircuitRow};
 use crate::store::{
-    Closed, LongOpen, NewCircuit, Opened, Result, Reuse, SlotWish, StoreError, WorkerCircuits,
+    Action, Cause, Closed, LongOpen, NewCircuit, Opened, Result, Reuse, SlotWish, StoreError,
+    WorkerCircuits,
 };
 
 /// The unique indexes of slots, as the migrations name them.
@@ -46,6 +48,8 @@ pub(super) async fn open(tx: &Transaction<'_>, new: &NewCircuit) -> Result<Opene
     let circuit = stored::born(new, &slot, timestamp::now());
     insert(tx, &circuit, &worker, &new.slot).await?;
     worker.occupied_slots = occupy(tx, worker.id, 1).await?;
+    let record = Record::new(Action::Opened, &circuit, &worker.authority);
+    audit::write(tx, &[record], &new.cause()).await?;
     let generation = events::log(
         tx,
         worker.id,
@@ -136,14 +140,14 @@ fn taken(error: tokio_postgres::Error, worker: WorkerId, wish: &SlotWish) -> Sto
     }
 }
 
-/// Keeps the counter that the incumbent reads, which never falls below zero; answers how many
-/// circuits the worker really holds.
+/// Keeps the counter that the incumbent reads as well, which never falls below zero; answers with
+/// it. Counting each time would take longer the more circuits there are.
 pub(super) async fn occupy(tx: &Transaction<'_>, worker: WorkerId, change: i32) -> Result<i32> {
     const DOING: &str = "counting slots";
     let statement = tx
         .prepare_cached(
             "UPDATE workers SET occupied_slots = greatest(occupied_slots + $2, 0) WHERE id = $1 \
-             RETURNING (SELECT count(*)::integer FROM circuits c WHERE c.worker = $1)",
+             RETURNING occupied_slots",
         )
         .await
         .doing(DOING)?;
@@ -195,7 +199,7 @@ pub(super) async fn reusable(tx: &Transaction<'_>, reuse: &Reuse) -> Result<Opti
 pub(super) async fn close(
     tx: &Transaction<'_>,
     id: CircuitId,
-    request_id: Option<&str>,
+    cause: &Cause,
 ) -> Result<Option<Closed>> {
     let Some(row) = row(tx, id).await? else {
         return Ok(None);
@@ -213,7 +217,10 @@ pub(super) async fn close(
         return Ok(None);
     }
     occupy(tx, worker.id, -1).await?;
+    let record = Record::new(Action::Closed, &circuit, &worker.authority);
+    audit::write(tx, &[record], cause).await?;
     let change = Change::Removed(vec![circuit.clone()]);
+    let request_id = cause.request_id.as_deref();
     let generation = events::log(tx, worker.id, &worker.authority, change, request_id).await?;
     Ok(Some(Closed {
         circuit,
@@ -234,7 +241,7 @@ pub(super) async fn close_all(
     tx: &Transaction<'_>,
     key: Key,
     ids: &[Uuid],
-    request_id: Option<&str>,
+    cause: &Cause,
 ) -> Result<Vec<Closed>> {
     let column = match key {
         Key::Circuit => "id",
@@ -263,11 +270,15 @@ pub(super) async fn close_all(
         let authority = worker.ok_or(StoreError::NoSuchWorker(id))?.authority;
         let count = i32::try_from(gone.len()).unwrap_or(i32::MAX);
         occupy(tx, id, -count).await?;
+        let record = |circuit| Record::new(Action::Closed, circuit, &authority);
+        let records: Vec<Record<'_>> = gone.iter().map(record).collect();
+        audit::write(tx, &records, cause).await?;
         let changes = gone
             .iter()
             .map(|c| Change::Removed(vec![c.clone()]))
             .collect();
-        let last = events::log_all(tx, id, &authority, changes, request_id).await?;
+        let last =
+            events::log_all(tx, id, &authority, changes, cause.request_id.as_deref()).await?;
         let first = last.saturating_sub(gone.len() as u64);
         closed.extend(
             gone.into_iter()

@@ -18,12 +18,13 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::allot::Allotment;
-use super::{circuits, events, workers};
+use super::{audit, circuits, events, workers};
+use crate::store::audit::Record;
 use crate::store::error::Doing;
 use crate::store::stored;
 use crate::store::{
-    Closed, HealthCheck, NewCircuit, NewEndpoint, Opened, Rerouted, Rerouting, Result, RouteChange,
-    SlotWish, StoreError, endpoint,
+    Action, Cause, Closed, HealthCheck, NewCircuit, NewEndpoint, Opened, Rerouted, Rerouting,
+    Result, RouteChange, SlotWish, StoreError, endpoint,
 };
 
 const OPENING: &str = "opening circuits of endpoints";
@@ -34,7 +35,11 @@ pub(super) async fn open(
     tx: &Transaction<'_>,
     endpoints: &[NewEndpoint],
 ) -> Result<Vec<Option<Opened>>> {
-    keep(tx, endpoints).await?;
+    let rechecked = keep(tx, endpoints).await?;
+    let checks: HashMap<EndpointId, &HealthCheck> = endpoints
+        .iter()
+        .filter_map(|endpoint| Some((endpoint.id, endpoint.health_check.as_ref()?)))
+        .collect();
     let ids: Vec<EndpointId> = endpoints.iter().map(|endpoint| endpoint.id).collect();
     let mut answers: HashMap<EndpointId, Opened> = HashMap::new();
     for opened in found(tx, &ids).await? {
@@ -51,17 +56,19 @@ pub(super) async fn open(
         }
     }
     for (worker, news) in missing {
-        for opened in open_on(tx, worker, &news).await? {
+        for opened in open_on(tx, worker, &news, &checks).await? {
             if let Some(endpoint) = opened.circuit.endpoint_id {
                 answers.insert(endpoint, opened);
             }
         }
     }
+    tell(tx, &rechecked).await?;
     Ok(ids.iter().map(|id| answers.get(id).cloned()).collect())
 }
 
 /// Writes the endpoints' rows; their locks make openers of one endpoint go one after the other.
-async fn keep(tx: &Transaction<'_>, endpoints: &[NewEndpoint]) -> Result<()> {
+/// Answers with those that were there and are to be checked in another way from now on.
+async fn keep(tx: &Transaction<'_>, endpoints: &[NewEndpoint]) -> Result<Vec<EndpointId>> {
     let mut sorted: Vec<&NewEndpoint> = endpoints.iter().collect();
     sorted.sort_by_key(|endpoint| endpoint.id);
     let ids: Vec<Uuid> = sorted.iter().map(|endpoint| endpoint.id.0).collect();
@@ -70,6 +77,7 @@ async fn keep(tx: &Transaction<'_>, endpoints: &[NewEndpoint]) -> Result<()> {
         .iter()
         .map(|endpoint| stored::health_check(endpoint.health_check.as_ref()))
         .collect::<Result<_>>()?;
+    let rechecked = differing(tx, &ids, &checks).await?;
     let statement = tx
         .prepare_cached(
             "INSERT INTO endpoints (id, health_check_enabled, health_check_config, created_at, \
@@ -82,8 +90,51 @@ async fn keep(tx: &Transaction<'_>, endpoints: &[NewEndpoint]) -> Result<()> {
         .doing(OPENING)?;
     tx.execute(&statement, &[&ids, &enabled, &checks, &timestamp::now()])
         .await
-        .map(drop)
-        .doing(OPENING)
+        .doing(OPENING)?;
+    Ok(rechecked)
+}
+
+/// Which of these endpoints are there with another check; their rows are locked.
+async fn differing(
+    tx: &Transaction<'_>,
+    ids: &[Uuid],
+    checks: &[Value],
+) -> Result<Vec<EndpointId>> {
+    let statement = tx
+        .prepare_cached(
+            "SELECT p.id FROM endpoints p \
+             JOIN unnest($1::uuid[], $2::jsonb[]) AS n (id, config) ON n.id = p.id \
+             WHERE p.health_check_config IS DISTINCT FROM n.config ORDER BY p.id FOR UPDATE OF p",
+        )
+        .await
+        .doing(OPENING)?;
+    let rows = tx
+        .query(&statement, &[&ids, &checks])
+        .await
+        .doing(OPENING)?;
+    Ok(rows.iter().map(|row| EndpointId(row.get(0))).collect())
+}
+
+/// Logs for the workers of these endpoints how their routes are checked now. The outbox sends it.
+async fn tell(tx: &Transaction<'_>, ids: &[EndpointId]) -> Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let locked = "c.endpoint_id = ANY($1) ORDER BY c.id FOR UPDATE OF c";
+    let mut held = circuits::select(tx, locked, &ids).await?;
+    held.sort_by_key(|circuit| (circuit.worker, circuit.id));
+    for group in held.chunk_by(|a, b| a.worker == b.worker) {
+        let Some(id) = group.first().map(|circuit| circuit.worker) else {
+            continue;
+        };
+        let worker = workers::get(tx, id).await?;
+        let worker = worker.ok_or(StoreError::NoSuchWorker(id))?;
+        let change = |c: &Circuit| Change::RouteUpdated(Box::new(c.clone()), c.route_info.clone());
+        let changes = group.iter().map(change).collect();
+        events::log_all(tx, id, &worker.authority, changes, None).await?;
+    }
+    Ok(())
 }
 
 /// The circuits these endpoints have, with their workers.
@@ -112,7 +163,12 @@ async fn found(tx: &Transaction<'_>, ids: &[EndpointId]) -> Result<Vec<Opened>> 
 }
 
 /// Opens circuits on one worker.
-async fn open_on(tx: &Transaction<'_>, id: WorkerId, news: &[&NewCircuit]) -> Result<Vec<Opened>> {
+async fn open_on(
+    tx: &Transaction<'_>,
+    id: WorkerId,
+    news: &[&NewCircuit],
+    checks: &HashMap<EndpointId, &HealthCheck>,
+) -> Result<Vec<Opened>> {
     let worker = workers::lock(tx, id).await?;
     let mut worker = worker.ok_or(StoreError::NoSuchWorker(id))?;
     let (ports, names) = taken(tx, &worker, news).await?;
@@ -120,7 +176,12 @@ async fn open_on(tx: &Transaction<'_>, id: WorkerId, news: &[&NewCircuit]) -> Re
     let now = timestamp::now();
     let born: Vec<Circuit> = news
         .iter()
-        .map(|new| Ok(stored::born(new, &allotment.slot(&new.slot)?, now)))
+        .map(|new| {
+            let mut circuit = stored::born(new, &allotment.slot(&new.slot)?, now);
+            let check = circuit.endpoint_id.and_then(|id| checks.get(&id));
+            circuit.health_check = check.map(|&check| check.clone());
+            Ok(circuit)
+        })
         .collect::<Result<_>>()?;
     insert(tx, &worker, &born).await?;
     let count = i32::try_from(born.len()).unwrap_or(i32::MAX);
@@ -130,6 +191,11 @@ async fn open_on(tx: &Transaction<'_>, id: WorkerId, news: &[&NewCircuit]) -> Re
         .iter()
         .map(|c| Change::Created(vec![c.clone()]))
         .collect();
+    let record = |circuit| Record::new(Action::Opened, circuit, &worker.authority);
+    let records: Vec<Record<'_>> = born.iter().map(record).collect();
+    if let Some(first) = news.first() {
+        audit::write(tx, &records, &first.cause()).await?;
+    }
     let request_id = news
         .first()
         .and_then(|new| new.origin_request_id.as_deref());
@@ -256,6 +322,7 @@ pub(super) async fn set_health_check(
     check: Option<&HealthCheck>,
 ) -> Result<bool> {
     const DOING: &str = "keeping a health check";
+    let rechecked = differing(tx, &[id.0], &[stored::health_check(check)?]).await?;
     let statement = tx
         .prepare_cached(
             "UPDATE endpoints SET health_check_enabled = $2, health_check_config = $3, \
@@ -265,17 +332,19 @@ pub(super) async fn set_health_check(
         .doing(DOING)?;
     let config = stored::health_check(check)?;
     let now = timestamp::now();
-    tx.execute(&statement, &[&id.0, &check.is_some(), &config, &now])
+    let rows = tx
+        .execute(&statement, &[&id.0, &check.is_some(), &config, &now])
         .await
-        .map(|rows| rows > 0)
-        .doing(DOING)
+        .doing(DOING)?;
+    tell(tx, &rechecked).await?;
+    Ok(rows > 0)
 }
 
 /// Forgets endpoints and closes their circuits.
 pub(super) async fn delete(
     tx: &Transaction<'_>,
     ids: &[EndpointId],
-    request_id: Option<&str>,
+    cause: &Cause,
 ) -> Result<Vec<Closed>> {
     const DOING: &str = "deleting endpoints";
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
@@ -287,14 +356,14 @@ pub(super) async fn delete(
         .await
         .doing(DOING)?;
     tx.execute(&statement, &[&ids]).await.doing(DOING)?;
-    circuits::close_all(tx, circuits::Key::Endpoint, &ids, request_id).await
+    circuits::close_all(tx, circuits::Key::Endpoint, &ids, cause).await
 }
 
 /// Changes routes.
 pub(super) async fn change_routes(
     tx: &Transaction<'_>,
     changes: &[(EndpointId, RouteChange)],
-    request_id: Option<&str>,
+    cause: &Cause,
 ) -> Result<Rerouting> {
     let ids: Vec<Uuid> = changes.iter().map(|(id, _)| id.0).collect();
     let locked = "c.endpoint_id = ANY($1) ORDER BY c.id FOR UPDATE OF c";
@@ -309,8 +378,12 @@ pub(super) async fn change_routes(
         };
         let worker = workers::get(tx, id).await?;
         let worker = worker.ok_or(StoreError::NoSuchWorker(id))?;
+        let record = |circuit| Record::new(Action::Rerouted, circuit, &worker.authority);
+        let records: Vec<Record<'_>> = group.iter().map(record).collect();
+        audit::write(tx, &records, cause).await?;
         let change = |c: &Circuit| Change::RouteUpdated(Box::new(c.clone()), c.route_info.clone());
         let changes = group.iter().map(change).collect();
+        let request_id = cause.request_id.as_deref();
         let last = events::log_all(tx, id, &worker.authority, changes, request_id).await?;
         let first = last.saturating_sub(group.len() as u64);
         for (circuit, generation) in group.iter().zip(first + 1..) {

@@ -34,10 +34,26 @@ enum Found {
 }
 
 fn known() -> Result<Vec<Migration>> {
-    let additions = include_str!("../../../migrations/postgres/V1__patchbay.sql");
-    Ok(vec![
-        Migration::unapplied("V1__patchbay", additions).doing(DOING)?,
-    ])
+    let known = [
+        (
+            "V1__patchbay",
+            include_str!("../../../migrations/postgres/V1__patchbay.sql"),
+        ),
+        (
+            "V2__audit",
+            include_str!("../../../migrations/postgres/V2__audit.sql"),
+        ),
+        (
+            "V3__leases",
+            include_str!("../../../migrations/postgres/V3__leases.sql"),
+        ),
+        (
+            "V4__route_reports",
+            include_str!("../../../migrations/postgres/V4__route_reports.sql"),
+        ),
+    ];
+    let read = |(name, sql)| Migration::unapplied(name, sql).doing(DOING);
+    known.into_iter().map(read).collect()
 }
 
 /// Brings the schema up to date. The connection is the caller's to close, and the lock with it.

@@ -8,29 +8,38 @@
 
 mod allocate;
 mod allot;
+mod audit;
 mod circuits;
 mod endpoints;
 mod events;
+mod leases;
 mod migrate;
+mod moves;
 mod pool;
+mod reports;
 mod rows;
 mod tokens;
 mod workers;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Object;
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
+use patchbay_common::route_report::RouteReport;
 use patchbay_common::worker::{AppFilter, Registration, Worker};
+use uuid::Uuid;
 
 use pool::Pool;
 pub use pool::PostgresConfig;
 
 use super::error::Doing as _;
 use super::{
-    Closed, HealthCheck, LoggedEvent, LongOpen, NewCircuit, NewEndpoint, Opened, Rerouting, Result,
-    Reuse, RouteChange, SessionToken, Store, WorkerCircuits, fit,
+    AuditEntry, AuditFilter, Cause, Closed, Figures, HealthCheck, LoggedEvent, LongOpen, Moved,
+    NewCircuit, NewEndpoint, NodeReport, Observer, Opened, Rerouting, Result, Reuse, RouteChange,
+    SessionToken, Store, WorkerCircuits, fit,
 };
 
 /// Runs `work` in a transaction that writes, again if others got in its way. A macro, because no
@@ -38,7 +47,8 @@ use super::{
 macro_rules! change {
     ($pool:expr, $doing:expr, |$tx:ident| $work:expr) => {{
         let mut attempt = 1;
-        loop {
+        let started = std::time::Instant::now();
+        let outcome = loop {
             let outcome = async {
                 let mut client = $pool.client($doing).await?;
                 let $tx = pool::begin(&mut client, $doing, pool::Access::Write).await?;
@@ -53,18 +63,26 @@ macro_rules! change {
                 }
                 outcome => break outcome,
             }
-        }
+        };
+        $pool.observe($doing, started.elapsed(), outcome.is_ok());
+        outcome
     }};
 }
 
 /// Runs `work` in a transaction that sees one moment and writes nothing.
 macro_rules! look {
     ($pool:expr, $doing:expr, |$tx:ident| $work:expr) => {{
-        let mut client = $pool.client($doing).await?;
-        let $tx = pool::begin(&mut client, $doing, pool::Access::Read).await?;
-        let answer = $work.await?;
-        $tx.commit().await.doing($doing)?;
-        Ok(answer)
+        let started = std::time::Instant::now();
+        let outcome = async {
+            let mut client = $pool.client($doing).await?;
+            let $tx = pool::begin(&mut client, $doing, pool::Access::Read).await?;
+            let answer = $work.await?;
+            $tx.commit().await.doing($doing)?;
+            Ok(answer)
+        };
+        let outcome = outcome.await;
+        $pool.observe($doing, started.elapsed(), outcome.is_ok());
+        outcome
     }};
 }
 
@@ -82,6 +100,13 @@ impl PostgresStore {
         Ok(Self {
             pool: Pool::new(config)?,
         })
+    }
+
+    /// The same store, whose every piece of work `observer` hears of.
+    #[must_use]
+    pub fn observed(mut self, observer: Observer) -> Self {
+        self.pool.observer = Some(observer);
+        self
     }
 }
 
@@ -122,9 +147,10 @@ impl Store for PostgresStore {
         ))
     }
 
-    async fn heartbeat(&self, id: WorkerId) -> Result<Option<Worker>> {
+    async fn heartbeat(&self, id: WorkerId, node: Option<&str>) -> Result<Option<Worker>> {
+        fit::node(node)?;
         change!(self.pool, "noting a heartbeat", |tx| workers::heartbeat(
-            &tx, id
+            &tx, id, node
         ))
     }
 
@@ -159,6 +185,17 @@ impl Store for PostgresStore {
         ))
     }
 
+    async fn forget_nodes(&self, silent_since: DateTime<Utc>) -> Result<u64> {
+        change!(self.pool, "forgetting nodes", |tx| workers::forget_nodes(
+            &tx,
+            silent_since
+        ))
+    }
+
+    async fn recount_slots(&self) -> Result<Vec<WorkerId>> {
+        change!(self.pool, "counting slots", |tx| workers::recount(&tx))
+    }
+
     async fn open_circuit(&self, new: &NewCircuit) -> Result<Opened> {
         fit::circuit(new)?;
         change!(self.pool, "opening a circuit", |tx| circuits::open(
@@ -172,13 +209,9 @@ impl Store for PostgresStore {
         })
     }
 
-    async fn close_circuit(
-        &self,
-        id: CircuitId,
-        request_id: Option<&str>,
-    ) -> Result<Option<Closed>> {
+    async fn close_circuit(&self, id: CircuitId, cause: &Cause) -> Result<Option<Closed>> {
         change!(self.pool, "closing a circuit", |tx| circuits::close(
-            &tx, id, request_id
+            &tx, id, cause
         ))
     }
 
@@ -192,15 +225,11 @@ impl Store for PostgresStore {
         ))
     }
 
-    async fn close_circuits(
-        &self,
-        ids: &[CircuitId],
-        request_id: Option<&str>,
-    ) -> Result<Vec<Closed>> {
+    async fn close_circuits(&self, ids: &[CircuitId], cause: &Cause) -> Result<Vec<Closed>> {
         let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
         let key = circuits::Key::Circuit;
         change!(self.pool, "closing circuits", |tx| circuits::close_all(
-            &tx, key, &ids, request_id
+            &tx, key, &ids, cause
         ))
     }
 
@@ -224,6 +253,18 @@ impl Store for PostgresStore {
         ))
     }
 
+    async fn move_circuits(
+        &self,
+        from: WorkerId,
+        to: WorkerId,
+        ids: &[CircuitId],
+        cause: &Cause,
+    ) -> Result<Vec<Moved>> {
+        change!(self.pool, "moving circuits", |tx| moves::carry_over(
+            &tx, from, to, ids, cause
+        ))
+    }
+
     async fn open_endpoints(&self, endpoints: &[NewEndpoint]) -> Result<Vec<Option<Opened>>> {
         fit::endpoints(endpoints)?;
         change!(self.pool, "keeping endpoints", |tx| endpoints::open(
@@ -244,23 +285,19 @@ impl Store for PostgresStore {
         })
     }
 
-    async fn delete_endpoints(
-        &self,
-        ids: &[EndpointId],
-        request_id: Option<&str>,
-    ) -> Result<Vec<Closed>> {
+    async fn delete_endpoints(&self, ids: &[EndpointId], cause: &Cause) -> Result<Vec<Closed>> {
         change!(self.pool, "deleting endpoints", |tx| endpoints::delete(
-            &tx, ids, request_id
+            &tx, ids, cause
         ))
     }
 
     async fn change_routes(
         &self,
         changes: &[(EndpointId, RouteChange)],
-        request_id: Option<&str>,
+        cause: &Cause,
     ) -> Result<Rerouting> {
         change!(self.pool, "changing routes", |tx| endpoints::change_routes(
-            &tx, changes, request_id
+            &tx, changes, cause
         ))
     }
 
@@ -310,5 +347,56 @@ impl Store for PostgresStore {
 
     async fn prune_events(&self, before: DateTime<Utc>) -> Result<u64> {
         change!(self.pool, "pruning events", |tx| events::prune(&tx, before))
+    }
+
+    async fn keep_report(
+        &self,
+        worker: WorkerId,
+        node: &str,
+        report: &RouteReport,
+    ) -> Result<bool> {
+        change!(self.pool, "keeping a report of routes", |tx| reports::keep(
+            &tx, worker, node, report
+        ))
+    }
+
+    async fn reports(&self, since: DateTime<Utc>) -> Result<Vec<NodeReport>> {
+        look!(self.pool, "reading reports of routes", |tx| reports::since(
+            &tx, since
+        ))
+    }
+
+    async fn figures(&self) -> Result<Figures> {
+        look!(self.pool, "counting circuits", |tx| reports::figures(&tx))
+    }
+
+    async fn endpoint_page(&self, after: Option<CircuitId>, limit: usize) -> Result<Vec<Circuit>> {
+        look!(self.pool, "listing circuits", |tx| reports::endpoint_page(
+            &tx, after, limit
+        ))
+    }
+
+    async fn audit(&self, filter: &AuditFilter, limit: usize) -> Result<Vec<AuditEntry>> {
+        look!(self.pool, "reading the audit", |tx| audit::read(
+            &tx, filter, limit
+        ))
+    }
+
+    async fn prune_audit(&self, before: DateTime<Utc>, limit: usize) -> Result<u64> {
+        change!(self.pool, "pruning the audit", |tx| audit::prune(
+            &tx, before, limit
+        ))
+    }
+
+    async fn take_lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<bool> {
+        change!(self.pool, "taking a lease", |tx| leases::take(
+            &tx, name, holder, length
+        ))
+    }
+
+    async fn release_lease(&self, name: &str, holder: Uuid) -> Result<()> {
+        change!(self.pool, "giving a lease back", |tx| leases::release(
+            &tx, name, holder
+        ))
     }
 }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::circuits;
 use crate::store::error::Doing;
-use crate::store::{Result, StoreError};
+use crate::store::{Observer, Result, StoreError};
 
 /// Patience with the server: for a connection of the pool, and for a new one.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -41,6 +41,7 @@ pub struct PostgresConfig {
 
 pub(super) struct Pool {
     connections: Connections,
+    pub(super) observer: Option<Observer>,
 }
 
 impl Pool {
@@ -67,7 +68,17 @@ impl Pool {
             .recycle_timeout(Some(PATIENCE))
             .build()
             .doing("setting up the pool of connections")?;
-        Ok(Self { connections })
+        Ok(Self {
+            connections,
+            observer: None,
+        })
+    }
+
+    /// Tells the observer of a piece of work.
+    pub(super) fn observe(&self, doing: &'static str, took: Duration, done: bool) {
+        if let Some(observer) = &self.observer {
+            observer(doing, took, done);
+        }
     }
 
     /// A connection of the pool.

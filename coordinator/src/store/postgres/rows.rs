@@ -8,15 +8,15 @@ use crate::store::stored::{CircuitRow, EventRow, WorkerRow};
 pub(super) const CIRCUIT: &str = "c.id, c.app, c.protocol::text, c.worker, c.app_mode::text, \
     c.frontend_mode::text, c.port, c.subdomain, c.envs, c.arguments, c.open_to_public, \
     c.allowed_client_ips, c.user_id, c.endpoint_id, c.runtime_variant, c.session_ids, \
-    c.route_info, c.created_at, c.updated_at, c.origin_request_id";
+    c.route_info, c.created_at, c.updated_at, c.origin_request_id, \
+    (SELECT p.health_check_config FROM endpoints p WHERE p.id = c.endpoint_id)";
 
-/// Columns of `workers w`, in the order [`worker`] reads them. The slots are counted: the column
-/// of the incumbent drifts (contract/pitfalls.md B13).
+/// Columns of `workers w`, in the order [`worker`] reads them.
 pub(super) const WORKER: &str = "w.id, w.authority, w.frontend_mode::text, w.protocol::text, \
     w.hostname, w.tls_listen, w.tls_advertised, w.api_port, w.port_range, w.wildcard_domain, \
     w.wildcard_traffic_port, w.filtered_apps_only, w.traefik_last_used_marker_path, \
     w.accepted_traffics::text[], w.created_at, w.updated_at, w.available_slots, \
-    (SELECT count(*)::integer FROM circuits o WHERE o.worker = w.id), w.nodes, w.status";
+    w.occupied_slots, w.nodes, w.status";
 
 /// Columns of `patchbay_events e`, in the order [`event`] reads them.
 pub(super) const EVENT: &str = "e.worker, e.generation, e.name, e.body, e.request_id, e.created_at";
@@ -46,6 +46,7 @@ pub(super) fn circuit(row: &Row) -> Read<CircuitRow> {
         created_at: row.try_get(17)?,
         updated_at: row.try_get(18)?,
         origin_request_id: row.try_get(19)?,
+        health_check: row.try_get(20)?,
     })
 }
 

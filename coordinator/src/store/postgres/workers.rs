@@ -43,12 +43,7 @@ pub(super) async fn register(tx: &Transaction<'_>, registration: &Registration) 
         Some(node) => count_node(tx, id, node).await?,
         None => counted.unwrap_or(0).max(0).saturating_add(1),
     };
-    execute(
-        tx,
-        "UPDATE workers SET nodes = $2 WHERE id = $1",
-        &[&id.0, &nodes],
-    )
-    .await?;
+    set_nodes(tx, id, nodes).await?;
     execute(
         tx,
         "INSERT INTO patchbay_generations (worker) VALUES ($1) ON CONFLICT DO NOTHING",
@@ -171,15 +166,98 @@ async fn replace_filters(tx: &Transaction<'_>, id: WorkerId, filters: &[AppFilte
     Ok(())
 }
 
-/// A sign of life.
-pub(super) async fn heartbeat(tx: &Transaction<'_>, id: WorkerId) -> Result<Option<Worker>> {
+/// A sign of life. A node that was forgotten meanwhile is counted again.
+pub(super) async fn heartbeat(
+    tx: &Transaction<'_>,
+    id: WorkerId,
+    node: Option<&str>,
+) -> Result<Option<Worker>> {
     execute(
         tx,
         "UPDATE workers SET updated_at = $2, status = 'ALIVE' WHERE id = $1",
         &[&id.0, &timestamp::now()],
     )
     .await?;
-    get(tx, id).await
+    let Some(worker) = get(tx, id).await? else {
+        return Ok(None);
+    };
+    let Some(node) = node else {
+        return Ok(Some(worker));
+    };
+    let nodes = count_node(tx, id, node).await?;
+    if nodes != worker.nodes {
+        set_nodes(tx, id, nodes).await?;
+    }
+    Ok(Some(Worker { nodes, ..worker }))
+}
+
+async fn set_nodes(tx: &Transaction<'_>, id: WorkerId, nodes: i32) -> Result<()> {
+    execute(
+        tx,
+        "UPDATE workers SET nodes = $2 WHERE id = $1",
+        &[&id.0, &nodes],
+    )
+    .await
+}
+
+/// Forgets silent nodes of workers that live by others.
+pub(super) async fn forget_nodes(tx: &Transaction<'_>, silent_since: DateTime<Utc>) -> Result<u64> {
+    const DOING: &str = "forgetting nodes";
+    let statement = tx
+        .prepare_cached(
+            "SELECT w.id FROM workers w WHERE w.status = 'ALIVE' AND EXISTS \
+             (SELECT 1 FROM patchbay_nodes n WHERE n.worker = w.id AND n.last_seen < $1) \
+             ORDER BY w.id FOR UPDATE OF w",
+        )
+        .await
+        .doing(DOING)?;
+    let rows = tx.query(&statement, &[&silent_since]).await.doing(DOING)?;
+    let mut forgotten = 0;
+    for row in rows {
+        let id = WorkerId(row.get(0));
+        let statement = tx
+            .prepare_cached("DELETE FROM patchbay_nodes WHERE worker = $1 AND last_seen < $2")
+            .await
+            .doing(DOING)?;
+        let silent = tx.execute(&statement, &[&id.0, &silent_since]).await;
+        forgotten += silent.doing(DOING)?;
+        let left = named_nodes(tx, id).await?;
+        set_nodes(tx, id, left.max(1)).await?;
+    }
+    Ok(forgotten)
+}
+
+/// Sets the counters of occupied slots right. They are compared without a lock first, and counted
+/// again under it.
+pub(super) async fn recount(tx: &Transaction<'_>) -> Result<Vec<WorkerId>> {
+    const DOING: &str = "counting slots";
+    let statement = tx
+        .prepare_cached(
+            "SELECT w.id FROM workers w LEFT JOIN (SELECT worker, count(*)::integer AS held \
+             FROM circuits GROUP BY worker) c ON c.worker = w.id \
+             WHERE w.occupied_slots <> coalesce(c.held, 0) ORDER BY w.id",
+        )
+        .await
+        .doing(DOING)?;
+    let mut mended = Vec::new();
+    for row in tx.query(&statement, &[]).await.doing(DOING)? {
+        let id = WorkerId(row.get(0));
+        if lock(tx, id).await?.is_none() {
+            continue;
+        }
+        let statement = tx
+            .prepare_cached(
+                "UPDATE workers w SET occupied_slots = c.held FROM \
+                 (SELECT count(*)::integer AS held FROM circuits WHERE worker = $1) c \
+                 WHERE w.id = $1 AND w.occupied_slots <> c.held",
+            )
+            .await
+            .doing(DOING)?;
+        if tx.execute(&statement, &[&id.0]).await.doing(DOING)? > 0 {
+            mended.push(id);
+        }
+    }
+    Ok(mended)
 }
 
 /// One node leaves. A name that is not counted changes nothing: it left before.

@@ -10,11 +10,12 @@ use rusqlite::{OptionalExtension, Transaction, params};
 use serde_json::{Value, json};
 
 use super::rows::{self, micros};
-use super::{allocate, events, workers};
+use super::{allocate, audit, endpoints, events, workers};
+use crate::store::audit::Record;
 use crate::store::error::Doing;
 use crate::store::stored::{self, CircuitRow};
 use crate::store::{
-    Closed, LongOpen, NewCircuit, Opened, Result, Reuse, StoreError, WorkerCircuits,
+    Action, Cause, Closed, LongOpen, NewCircuit, Opened, Result, Reuse, StoreError, WorkerCircuits,
 };
 
 const OPENING: &str = "opening a circuit";
@@ -28,15 +29,16 @@ pub(super) fn open(tx: &Transaction<'_>, new: &NewCircuit) -> Result<Opened> {
     {
         return Ok(shared);
     }
-    let worker = workers::get(tx, new.worker)?.ok_or(StoreError::NoSuchWorker(new.worker))?;
+    let mut worker = workers::get(tx, new.worker)?.ok_or(StoreError::NoSuchWorker(new.worker))?;
     let slot = allocate::slot(tx, new, &worker)?;
-    let circuit = stored::born(new, &slot, timestamp::now());
+    let mut circuit = stored::born(new, &slot, timestamp::now());
+    if let Some(endpoint) = new.endpoint_id {
+        circuit.health_check = endpoints::check_of(tx, endpoint)?;
+    }
     insert(tx, &circuit, &worker, &slot)?;
-    tx.execute(
-        "UPDATE workers SET occupied_slots = occupied_slots + 1 WHERE id = ?1",
-        [worker.id.to_string()],
-    )
-    .doing(OPENING)?;
+    worker.occupied_slots = occupy(tx, worker.id, 1)?;
+    let record = Record::new(Action::Opened, &circuit, &worker.authority);
+    audit::write(tx, &record, &new.cause())?;
     let generation = events::log(
         tx,
         worker.id,
@@ -44,13 +46,24 @@ pub(super) fn open(tx: &Transaction<'_>, new: &NewCircuit) -> Result<Opened> {
         Change::Created(vec![circuit.clone()]),
         new.origin_request_id.as_deref(),
     )?;
-    let worker = workers::get(tx, worker.id)?.ok_or(StoreError::NoSuchWorker(worker.id))?;
     Ok(Opened {
         circuit,
         worker,
         generation,
         reused: false,
     })
+}
+
+/// Keeps the counter of a worker's slots, which never falls below zero; answers with it.
+pub(super) fn occupy(tx: &Transaction<'_>, worker: WorkerId, change: i32) -> Result<i32> {
+    tx.prepare_cached(
+        "UPDATE workers SET occupied_slots = max(occupied_slots + ?2, 0) WHERE id = ?1 \
+         RETURNING occupied_slots",
+    )
+    .and_then(|mut statement| {
+        statement.query_row(params![worker.to_string(), change], |row| row.get(0))
+    })
+    .doing("counting slots")
 }
 
 fn insert(tx: &Transaction<'_>, circuit: &Circuit, worker: &Worker, slot: &Slot) -> Result<()> {
@@ -163,11 +176,7 @@ pub(super) fn reusable(tx: &Transaction<'_>, reuse: &Reuse) -> Result<Option<Ope
 }
 
 /// Closes a circuit.
-pub(super) fn close(
-    tx: &Transaction<'_>,
-    id: CircuitId,
-    request_id: Option<&str>,
-) -> Result<Option<Closed>> {
+pub(super) fn close(tx: &Transaction<'_>, id: CircuitId, cause: &Cause) -> Result<Option<Closed>> {
     let Some(row) = row(tx, id)? else {
         return Ok(None);
     };
@@ -176,12 +185,11 @@ pub(super) fn close(
         workers::get(tx, circuit.worker)?.ok_or(StoreError::NoSuchWorker(circuit.worker))?;
     tx.execute("DELETE FROM circuits WHERE id = ?1", [id.to_string()])
         .doing(CLOSING)?;
-    tx.execute(
-        "UPDATE workers SET occupied_slots = max(occupied_slots - 1, 0) WHERE id = ?1",
-        [worker.id.to_string()],
-    )
-    .doing(CLOSING)?;
+    occupy(tx, worker.id, -1)?;
+    let record = Record::new(Action::Closed, &circuit, &worker.authority);
+    audit::write(tx, &record, cause)?;
     let change = Change::Removed(vec![circuit.clone()]);
+    let request_id = cause.request_id.as_deref();
     let generation = events::log(tx, worker.id, &worker.authority, change, request_id)?;
     Ok(Some(Closed {
         circuit,
@@ -194,9 +202,9 @@ pub(super) fn close(
 pub(super) fn close_all(
     tx: &Transaction<'_>,
     ids: &[CircuitId],
-    request_id: Option<&str>,
+    cause: &Cause,
 ) -> Result<Vec<Closed>> {
-    let closed = ids.iter().map(|id| close(tx, *id, request_id).transpose());
+    let closed = ids.iter().map(|id| close(tx, *id, cause).transpose());
     closed.flatten().collect()
 }
 

@@ -7,15 +7,16 @@ use patchbay_common::event::Change;
 use patchbay_common::id::{CircuitId, EndpointId};
 use patchbay_common::subdomain;
 use patchbay_common::timestamp;
-use rusqlite::{Transaction, params};
+use rusqlite::{OptionalExtension as _, Transaction, params};
 use serde_json::json;
 
 use super::rows::micros;
-use super::{circuits, events, workers};
+use super::{audit, circuits, events, workers};
+use crate::store::audit::Record;
 use crate::store::error::Doing;
 use crate::store::{
-    Closed, HealthCheck, NewCircuit, NewEndpoint, Opened, Rerouted, Rerouting, Result, RouteChange,
-    SlotWish, StoreError, endpoint, stored,
+    Action, Cause, Closed, HealthCheck, NewCircuit, NewEndpoint, Opened, Rerouted, Rerouting,
+    Result, RouteChange, SlotWish, StoreError, endpoint, stored,
 };
 
 const KEEPING: &str = "keeping endpoints";
@@ -32,9 +33,15 @@ pub(super) fn open(tx: &Transaction<'_>, endpoints: &[NewEndpoint]) -> Result<Ve
     endpoints
         .iter()
         .map(|endpoint| {
-            keep(tx, endpoint)?;
+            let rechecked = keep(tx, endpoint)?;
             match (held.remove(&endpoint.id), &endpoint.circuit) {
-                (Some(circuit), _) => found(tx, circuit).map(Some),
+                (Some(mut circuit), _) => {
+                    circuit.health_check.clone_from(&endpoint.health_check);
+                    if rechecked {
+                        tell(tx, endpoint.id)?;
+                    }
+                    found(tx, circuit).map(Some)
+                }
                 (None, Some(new)) => open_one(tx, new).map(Some),
                 (None, None) => Ok(None),
             }
@@ -42,8 +49,10 @@ pub(super) fn open(tx: &Transaction<'_>, endpoints: &[NewEndpoint]) -> Result<Ve
         .collect()
 }
 
-fn keep(tx: &Transaction<'_>, endpoint: &NewEndpoint) -> Result<()> {
+/// Writes an endpoint's row; true if it was there and is to be checked in another way from now on.
+fn keep(tx: &Transaction<'_>, endpoint: &NewEndpoint) -> Result<bool> {
     let check = endpoint.health_check.as_ref();
+    let rechecked = differs(tx, endpoint.id, check)?;
     tx.prepare_cached(
         "INSERT INTO endpoints (id, health_check_enabled, health_check_config, created_at, \
          updated_at) VALUES (?1, ?2, ?3, ?4, ?4) ON CONFLICT (id) DO UPDATE SET \
@@ -58,8 +67,47 @@ fn keep(tx: &Transaction<'_>, endpoint: &NewEndpoint) -> Result<()> {
             micros(timestamp::now()),
         ])
     })
-    .map(drop)
+    .doing(KEEPING)?;
+    Ok(rechecked)
+}
+
+/// Whether the endpoint is there with another check.
+fn differs(tx: &Transaction<'_>, id: EndpointId, check: Option<&HealthCheck>) -> Result<bool> {
+    let config = stored::health_check(check)?.to_string();
+    tx.query_row(
+        "SELECT count(*) FROM endpoints WHERE id = ?1 AND health_check_config IS NOT ?2",
+        params![id.to_string(), config],
+        |row| row.get::<_, i64>(0),
+    )
+    .map(|count| count > 0)
     .doing(KEEPING)
+}
+
+/// How an endpoint's routes are checked.
+pub(super) fn check_of(tx: &Transaction<'_>, id: EndpointId) -> Result<Option<HealthCheck>> {
+    let text: Option<Option<String>> = tx
+        .query_row(
+            "SELECT health_check_config FROM endpoints WHERE id = ?1",
+            [id.to_string()],
+            |row| row.get(0),
+        )
+        .optional()
+        .doing(KEEPING)?;
+    let config = text
+        .flatten()
+        .and_then(|text| serde_json::from_str(&text).ok());
+    Ok(config.and_then(stored::readable_health_check))
+}
+
+/// Logs for the endpoint's worker how its routes are checked now. The outbox sends it.
+fn tell(tx: &Transaction<'_>, id: EndpointId) -> Result<()> {
+    for circuit in circuits_of(tx, &[id])? {
+        let (id, routes) = (circuit.worker, circuit.route_info.clone());
+        let worker = workers::get(tx, id)?.ok_or(StoreError::NoSuchWorker(id))?;
+        let change = Change::RouteUpdated(Box::new(circuit), routes);
+        events::log(tx, id, &worker.authority, change, None)?;
+    }
+    Ok(())
 }
 
 fn unwritable(error: StoreError) -> rusqlite::Error {
@@ -105,25 +153,30 @@ pub(super) fn set_health_check(
     check: Option<&HealthCheck>,
 ) -> Result<bool> {
     let config = stored::health_check(check)?.to_string();
-    tx.execute(
-        "UPDATE endpoints SET health_check_enabled = ?2, health_check_config = ?3, \
+    let rechecked = differs(tx, id, check)?;
+    let rows = tx
+        .execute(
+            "UPDATE endpoints SET health_check_enabled = ?2, health_check_config = ?3, \
          updated_at = ?4 WHERE id = ?1",
-        params![
-            id.to_string(),
-            check.is_some(),
-            config,
-            micros(timestamp::now())
-        ],
-    )
-    .map(|rows| rows > 0)
-    .doing("keeping a health check")
+            params![
+                id.to_string(),
+                check.is_some(),
+                config,
+                micros(timestamp::now())
+            ],
+        )
+        .doing("keeping a health check")?;
+    if rechecked {
+        tell(tx, id)?;
+    }
+    Ok(rows > 0)
 }
 
 /// Forgets endpoints and closes their circuits.
 pub(super) fn delete(
     tx: &Transaction<'_>,
     ids: &[EndpointId],
-    request_id: Option<&str>,
+    cause: &Cause,
 ) -> Result<Vec<Closed>> {
     tx.execute(
         "DELETE FROM endpoints WHERE id IN (SELECT value FROM json_each(?1))",
@@ -141,14 +194,14 @@ pub(super) fn delete(
         })
         .doing("deleting endpoints")?;
     let circuits: Vec<CircuitId> = found.iter().filter_map(|id| id.parse().ok()).collect();
-    circuits::close_all(tx, &circuits, request_id)
+    circuits::close_all(tx, &circuits, cause)
 }
 
 /// Changes routes.
 pub(super) fn change_routes(
     tx: &Transaction<'_>,
     changes: &[(EndpointId, RouteChange)],
-    request_id: Option<&str>,
+    cause: &Cause,
 ) -> Result<Rerouting> {
     const DOING: &str = "changing routes";
     let ids: Vec<EndpointId> = changes.iter().map(|(id, _)| *id).collect();
@@ -164,6 +217,9 @@ pub(super) fn change_routes(
             .doing(DOING)?;
         let id = circuit.worker;
         let worker = workers::get(tx, id)?.ok_or(StoreError::NoSuchWorker(id))?;
+        let record = Record::new(Action::Rerouted, &circuit, &worker.authority);
+        audit::write(tx, &record, cause)?;
+        let request_id = cause.request_id.as_deref();
         let change = Change::RouteUpdated(Box::new(circuit.clone()), circuit.route_info.clone());
         let generation = events::log(tx, id, &worker.authority, change, request_id)?;
         circuits.push(Rerouted {

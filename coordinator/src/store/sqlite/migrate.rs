@@ -17,8 +17,22 @@ const ATTEMPTS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(100);
 
 fn known() -> Result<Vec<Migration>> {
-    let base = include_str!("../../../migrations/sqlite/V1__base.sql");
-    Ok(vec![Migration::unapplied("V1__base", base).doing(DOING)?])
+    let known = [
+        (
+            "V1__base",
+            include_str!("../../../migrations/sqlite/V1__base.sql"),
+        ),
+        (
+            "V2__audit",
+            include_str!("../../../migrations/sqlite/V2__audit.sql"),
+        ),
+        (
+            "V4__route_reports",
+            include_str!("../../../migrations/sqlite/V4__route_reports.sql"),
+        ),
+    ];
+    let read = |(name, sql)| Migration::unapplied(name, sql).doing(DOING);
+    known.into_iter().map(read).collect()
 }
 
 /// Brings the schema up to date.

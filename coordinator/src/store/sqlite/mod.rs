@@ -6,10 +6,13 @@
 //! This room refuses files it did not make. `wiring.rs` opens it; everybody else sees `Store`.
 
 mod allocate;
+mod audit;
 mod circuits;
 mod endpoints;
 mod events;
 mod migrate;
+mod moves;
+mod reports;
 mod rows;
 mod tokens;
 mod workers;
@@ -22,14 +25,17 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
+use patchbay_common::route_report::RouteReport;
 use patchbay_common::worker::{AppFilter, Registration, Worker};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::Mutex;
+use uuid::Uuid;
 
 use super::error::Doing;
 use super::{
-    Closed, HealthCheck, LoggedEvent, LongOpen, NewCircuit, NewEndpoint, Opened, Rerouting, Result,
-    Reuse, RouteChange, SessionToken, Store, StoreError, WorkerCircuits, fit,
+    AuditEntry, AuditFilter, Cause, Closed, Figures, HealthCheck, LoggedEvent, LongOpen, Moved,
+    NewCircuit, NewEndpoint, NodeReport, Observer, Opened, Rerouting, Result, Reuse, RouteChange,
+    SessionToken, Store, StoreError, WorkerCircuits, fit,
 };
 
 /// How long a statement waits for another process to let go of the file.
@@ -42,6 +48,7 @@ pub struct SqliteStore {
     place: Place,
     /// Opened at the first use, so that a check of the configuration creates no file.
     connection: Arc<Mutex<Option<Connection>>>,
+    observer: Option<Observer>,
 }
 
 #[derive(Clone)]
@@ -75,7 +82,15 @@ impl SqliteStore {
         Self {
             place,
             connection: Arc::default(),
+            observer: None,
         }
+    }
+
+    /// The same store, whose every piece of work `observer` hears of.
+    #[must_use]
+    pub fn observed(mut self, observer: Observer) -> Self {
+        self.observer = Some(observer);
+        self
     }
 
     /// Names the file in a refusal of what it holds.
@@ -95,13 +110,18 @@ impl SqliteStore {
         T: Send + 'static,
         F: FnOnce(&mut Connection) -> Result<T> + Send + 'static,
     {
+        let started = std::time::Instant::now();
         let place = self.place.clone();
         let mut slot = Arc::clone(&self.connection).lock_owned().await;
         let task = tokio::task::spawn_blocking(move || match slot.as_mut() {
             Some(connection) => work(connection),
             None => work(slot.insert(connect(&place)?)),
         });
-        task.await.doing(doing)?
+        let outcome = task.await.doing(doing)?;
+        if let Some(observer) = &self.observer {
+            observer(doing, started.elapsed(), outcome.is_ok());
+        }
+        outcome
     }
 
     /// Runs `work` in a transaction that writes.
@@ -209,9 +229,13 @@ impl Store for SqliteStore {
         .await
     }
 
-    async fn heartbeat(&self, id: WorkerId) -> Result<Option<Worker>> {
-        self.change("noting a heartbeat", move |tx| workers::heartbeat(tx, id))
-            .await
+    async fn heartbeat(&self, id: WorkerId, node: Option<&str>) -> Result<Option<Worker>> {
+        fit::node(node)?;
+        let node = node.map(str::to_owned);
+        self.change("noting a heartbeat", move |tx| {
+            workers::heartbeat(tx, id, node.as_deref())
+        })
+        .await
     }
 
     async fn leave_worker(&self, id: WorkerId, node: Option<&str>) -> Result<Option<Worker>> {
@@ -250,6 +274,17 @@ impl Store for SqliteStore {
         .await
     }
 
+    async fn forget_nodes(&self, silent_since: DateTime<Utc>) -> Result<u64> {
+        self.change("forgetting nodes", move |tx| {
+            workers::forget_nodes(tx, silent_since)
+        })
+        .await
+    }
+
+    async fn recount_slots(&self) -> Result<Vec<WorkerId>> {
+        self.change("counting slots", workers::recount).await
+    }
+
     async fn open_circuit(&self, new: &NewCircuit) -> Result<Opened> {
         fit::circuit(new)?;
         let new = new.clone();
@@ -265,14 +300,10 @@ impl Store for SqliteStore {
         .await
     }
 
-    async fn close_circuit(
-        &self,
-        id: CircuitId,
-        request_id: Option<&str>,
-    ) -> Result<Option<Closed>> {
-        let request_id = request_id.map(str::to_owned);
+    async fn close_circuit(&self, id: CircuitId, cause: &Cause) -> Result<Option<Closed>> {
+        let cause = cause.clone();
         self.change("closing a circuit", move |tx| {
-            circuits::close(tx, id, request_id.as_deref())
+            circuits::close(tx, id, &cause)
         })
         .await
     }
@@ -287,14 +318,10 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn close_circuits(
-        &self,
-        ids: &[CircuitId],
-        request_id: Option<&str>,
-    ) -> Result<Vec<Closed>> {
-        let (ids, request_id) = (ids.to_vec(), request_id.map(str::to_owned));
+    async fn close_circuits(&self, ids: &[CircuitId], cause: &Cause) -> Result<Vec<Closed>> {
+        let (ids, cause) = (ids.to_vec(), cause.clone());
         self.change("closing circuits", move |tx| {
-            circuits::close_all(tx, &ids, request_id.as_deref())
+            circuits::close_all(tx, &ids, &cause)
         })
         .await
     }
@@ -314,6 +341,20 @@ impl Store for SqliteStore {
     ) -> Result<Vec<LongOpen>> {
         self.look("listing circuits", move |tx| {
             circuits::long_open(tx, opened_before, after, limit)
+        })
+        .await
+    }
+
+    async fn move_circuits(
+        &self,
+        from: WorkerId,
+        to: WorkerId,
+        ids: &[CircuitId],
+        cause: &Cause,
+    ) -> Result<Vec<Moved>> {
+        let (ids, cause) = (ids.to_vec(), cause.clone());
+        self.change("moving circuits", move |tx| {
+            moves::carry_over(tx, from, to, &ids, &cause)
         })
         .await
     }
@@ -344,14 +385,10 @@ impl Store for SqliteStore {
         .await
     }
 
-    async fn delete_endpoints(
-        &self,
-        ids: &[EndpointId],
-        request_id: Option<&str>,
-    ) -> Result<Vec<Closed>> {
-        let (ids, request_id) = (ids.to_vec(), request_id.map(str::to_owned));
+    async fn delete_endpoints(&self, ids: &[EndpointId], cause: &Cause) -> Result<Vec<Closed>> {
+        let (ids, cause) = (ids.to_vec(), cause.clone());
         self.change("deleting endpoints", move |tx| {
-            endpoints::delete(tx, &ids, request_id.as_deref())
+            endpoints::delete(tx, &ids, &cause)
         })
         .await
     }
@@ -359,11 +396,11 @@ impl Store for SqliteStore {
     async fn change_routes(
         &self,
         changes: &[(EndpointId, RouteChange)],
-        request_id: Option<&str>,
+        cause: &Cause,
     ) -> Result<Rerouting> {
-        let (changes, request_id) = (changes.to_vec(), request_id.map(str::to_owned));
+        let (changes, cause) = (changes.to_vec(), cause.clone());
         self.change("changing routes", move |tx| {
-            endpoints::change_routes(tx, &changes, request_id.as_deref())
+            endpoints::change_routes(tx, &changes, &cause)
         })
         .await
     }
@@ -422,5 +459,59 @@ impl Store for SqliteStore {
     async fn prune_events(&self, before: DateTime<Utc>) -> Result<u64> {
         self.change("pruning events", move |tx| events::prune(tx, before))
             .await
+    }
+
+    async fn keep_report(
+        &self,
+        worker: WorkerId,
+        node: &str,
+        report: &RouteReport,
+    ) -> Result<bool> {
+        let (node, report) = (node.to_owned(), report.clone());
+        self.change("keeping a report of routes", move |tx| {
+            reports::keep(tx, worker, &node, &report)
+        })
+        .await
+    }
+
+    async fn reports(&self, since: DateTime<Utc>) -> Result<Vec<NodeReport>> {
+        self.look("reading reports of routes", move |tx| {
+            reports::since(tx, since)
+        })
+        .await
+    }
+
+    async fn figures(&self) -> Result<Figures> {
+        self.look("counting circuits", reports::figures).await
+    }
+
+    async fn endpoint_page(&self, after: Option<CircuitId>, limit: usize) -> Result<Vec<Circuit>> {
+        self.look("listing circuits", move |tx| {
+            reports::endpoint_page(tx, after, limit)
+        })
+        .await
+    }
+
+    async fn audit(&self, filter: &AuditFilter, limit: usize) -> Result<Vec<AuditEntry>> {
+        let filter = filter.clone();
+        self.look("reading the audit", move |tx| {
+            audit::read(tx, &filter, limit)
+        })
+        .await
+    }
+
+    async fn prune_audit(&self, before: DateTime<Utc>, limit: usize) -> Result<u64> {
+        self.change("pruning the audit", move |tx| {
+            audit::prune(tx, before, limit)
+        })
+        .await
+    }
+
+    async fn take_lease(&self, _: &str, _: Uuid, _: Duration) -> Result<bool> {
+        Ok(true)
+    }
+
+    async fn release_lease(&self, _: &str, _: Uuid) -> Result<()> {
+        Ok(())
     }
 }

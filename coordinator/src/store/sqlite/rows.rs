@@ -13,14 +13,15 @@ use crate::store::stored::{CircuitRow, EventRow, WorkerRow};
 pub(super) const CIRCUIT: &str = "c.id, c.app, c.protocol, c.worker, c.app_mode, c.frontend_mode, \
      c.port, c.subdomain, c.envs, c.arguments, c.open_to_public, c.allowed_client_ips, c.user_id, \
      c.endpoint_id, c.runtime_variant, c.session_ids, c.route_info, c.created_at, c.updated_at, \
-     c.origin_request_id";
+     c.origin_request_id, \
+     (SELECT p.health_check_config FROM endpoints p WHERE p.id = c.endpoint_id)";
 
-/// Columns of `workers w`, as [`worker`] reads them; the circuits are counted.
+/// Columns of `workers w`, as [`worker`] reads them.
 pub(super) const WORKER: &str = "w.id, w.authority, w.frontend_mode, w.protocol, w.hostname, \
      w.tls_listen, w.tls_advertised, w.api_port, w.port_range, w.wildcard_domain, \
      w.wildcard_traffic_port, w.filtered_apps_only, w.traefik_last_used_marker_path, \
      w.accepted_traffics, w.created_at, w.updated_at, w.available_slots, \
-     (SELECT count(*) FROM circuits c WHERE c.worker = w.id) AS occupied, w.nodes, w.status";
+     w.occupied_slots, w.nodes, w.status";
 
 /// Columns of `patchbay_events e`, as [`event`] reads them.
 pub(super) const EVENT: &str = "e.worker, e.generation, e.name, e.body, e.request_id, e.created_at";
@@ -53,6 +54,7 @@ pub(super) fn circuit(row: &Row<'_>) -> rusqlite::Result<CircuitRow> {
         created_at: Some(time(row, 17)?),
         updated_at: Some(time(row, 18)?),
         origin_request_id: row.get(19)?,
+        health_check: optional_json(row, 20)?,
     })
 }
 
@@ -101,7 +103,7 @@ pub(super) fn uuid(row: &Row<'_>, column: usize) -> rusqlite::Result<Uuid> {
     Uuid::parse_str(&text).map_err(|cause| unreadable(column, cause))
 }
 
-fn optional_uuid(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Uuid>> {
+pub(super) fn optional_uuid(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Uuid>> {
     let text: Option<String> = row.get(column)?;
     text.map(|text| Uuid::parse_str(&text).map_err(|cause| unreadable(column, cause)))
         .transpose()
@@ -113,9 +115,15 @@ pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<DateTime<Ut
         .ok_or(rusqlite::Error::IntegralValueOutOfRange(column, micros))
 }
 
-fn json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+pub(super) fn json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
     let text: String = row.get(column)?;
     serde_json::from_str(&text).map_err(|cause| unreadable(column, cause))
+}
+
+/// JSON where there is any that can be read.
+fn optional_json(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Value>> {
+    let text: Option<String> = row.get(column)?;
+    Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
 }
 
 /// JSON, or the text itself if it is none: the reader of the row says what is wrong with it.

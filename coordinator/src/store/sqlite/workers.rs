@@ -43,11 +43,7 @@ pub(super) fn register(tx: &Transaction<'_>, registration: &Registration) -> Res
         Some(node) => count_node(tx, id, node)?,
         None => counted.unwrap_or(0).max(0).saturating_add(1),
     };
-    execute(
-        tx,
-        "UPDATE workers SET nodes = ?2 WHERE id = ?1",
-        params![id.to_string(), nodes],
-    )?;
+    set_nodes(tx, id, nodes)?;
     execute(
         tx,
         "INSERT INTO patchbay_generations (worker) VALUES (?1) ON CONFLICT DO NOTHING",
@@ -163,14 +159,78 @@ fn replace_filters(tx: &Transaction<'_>, id: WorkerId, filters: &[AppFilter]) ->
     Ok(())
 }
 
-/// A sign of life.
-pub(super) fn heartbeat(tx: &Transaction<'_>, id: WorkerId) -> Result<Option<Worker>> {
+/// A sign of life. A node that was forgotten meanwhile is counted again.
+pub(super) fn heartbeat(
+    tx: &Transaction<'_>,
+    id: WorkerId,
+    node: Option<&str>,
+) -> Result<Option<Worker>> {
     execute(
         tx,
         "UPDATE workers SET updated_at = ?2, status = 'ALIVE' WHERE id = ?1",
         params![id.to_string(), micros(timestamp::now())],
     )?;
-    get(tx, id)
+    let Some(worker) = get(tx, id)? else {
+        return Ok(None);
+    };
+    let Some(node) = node else {
+        return Ok(Some(worker));
+    };
+    let nodes = count_node(tx, id, node)?;
+    if nodes != worker.nodes {
+        set_nodes(tx, id, nodes)?;
+    }
+    Ok(Some(Worker { nodes, ..worker }))
+}
+
+fn set_nodes(tx: &Transaction<'_>, id: WorkerId, nodes: i32) -> Result<()> {
+    execute(
+        tx,
+        "UPDATE workers SET nodes = ?2 WHERE id = ?1",
+        params![id.to_string(), nodes],
+    )
+}
+
+/// Forgets silent nodes of workers that live by others.
+pub(super) fn forget_nodes(tx: &Transaction<'_>, silent_since: DateTime<Utc>) -> Result<u64> {
+    const DOING: &str = "forgetting nodes";
+    let concerned: Vec<Uuid> = tx
+        .prepare_cached(
+            "SELECT DISTINCT w.id FROM workers w JOIN patchbay_nodes n ON n.worker = w.id \
+             WHERE w.status = 'ALIVE' AND n.last_seen < ?1",
+        )
+        .and_then(|mut statement| {
+            let rows = statement.query_map([micros(silent_since)], |row| rows::uuid(row, 0))?;
+            rows.collect()
+        })
+        .doing(DOING)?;
+    let mut forgotten = 0;
+    for id in concerned.into_iter().map(WorkerId) {
+        let silent = tx
+            .execute(
+                "DELETE FROM patchbay_nodes WHERE worker = ?1 AND last_seen < ?2",
+                params![id.to_string(), micros(silent_since)],
+            )
+            .doing(DOING)?;
+        forgotten += silent as u64;
+        let left = named_nodes(tx, id)?;
+        set_nodes(tx, id, left.max(1))?;
+    }
+    Ok(forgotten)
+}
+
+/// Sets the counters of occupied slots right.
+pub(super) fn recount(tx: &Transaction<'_>) -> Result<Vec<WorkerId>> {
+    tx.prepare_cached(
+        "UPDATE workers SET occupied_slots = \
+         (SELECT count(*) FROM circuits c WHERE c.worker = workers.id) WHERE occupied_slots <> \
+         (SELECT count(*) FROM circuits c WHERE c.worker = workers.id) RETURNING id",
+    )
+    .and_then(|mut statement| {
+        let rows = statement.query_map([], |row| rows::uuid(row, 0).map(WorkerId))?;
+        rows.collect()
+    })
+    .doing("counting slots")
 }
 
 /// One node leaves. A name that is not counted changes nothing: it left before.

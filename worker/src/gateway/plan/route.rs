@@ -1,0 +1,367 @@
+//! A route: what it asks of a request, what happens to the request, where it goes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+
+use super::{Flaw, LiveService};
+use crate::context::MAX_ATTEMPTS;
+use crate::gateway::chain::{Chain, LimitKey, Stage};
+use crate::gateway::config::sections;
+use crate::gateway::counts::Counts;
+use crate::gateway::router::{Conditions, HeaderCondition, HostPattern, PathPattern, Rule};
+
+/// Answers that another instance may give better, where a route does not say.
+const RETRY_STATUS: [u16; 3] = [502, 503, 504];
+
+/// One route in use.
+#[derive(Debug)]
+pub struct LiveRoute {
+    /// Its name.
+    pub name: String,
+    /// What is done with its requests.
+    pub action: Action,
+    /// What they pass before.
+    pub chain: Chain,
+    /// Segments taken off the beginning of the path.
+    pub strip: usize,
+    /// Text put before what is left of it.
+    pub add_prefix: String,
+    /// Headers set (or, without a value, taken out) on the way to the service.
+    pub request_headers: Vec<(HeaderName, Option<HeaderValue>)>,
+    /// The same on the way to the client.
+    pub response_headers: Vec<(HeaderName, Option<HeaderValue>)>,
+    /// Headers only stages may set.
+    pub identity: Arc<[HeaderName]>,
+    /// The service sees the client's `Host`.
+    pub pass_host: bool,
+    /// How long the service may take to begin its answer; `None` means for ever.
+    pub response_timeout: Option<Duration>,
+    /// How long an instance may take to take a connection; `None` means as long as everywhere.
+    pub connect_timeout: Option<Duration>,
+    /// Most instances tried for one request.
+    pub attempts: usize,
+    /// Answers of an instance that count as its failure.
+    pub retry_status: Vec<u16>,
+    /// What was counted.
+    pub counts: Arc<Counts>,
+}
+
+/// What is done with a request.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// It is carried to a service.
+    Service(Arc<LiveService>),
+    /// It is sent elsewhere. The path and query follow where the target ends in a slash's place,
+    /// `{path}`.
+    Redirect {
+        /// Where.
+        to: String,
+        /// 301, 302, 303, 307 or 308.
+        status: u16,
+    },
+    /// It is answered.
+    Respond {
+        /// The status.
+        status: u16,
+        /// The body.
+        body: String,
+        /// The body's type.
+        content_type: HeaderValue,
+    },
+}
+
+impl Action {
+    /// Name of the service, empty if there is none.
+    pub fn service(&self) -> &str {
+        match self {
+            Self::Service(service) => &service.name,
+            Self::Redirect { .. } | Self::Respond { .. } => "",
+        }
+    }
+}
+
+/// What routes are put together from.
+pub(super) struct Parts<'a> {
+    pub(super) services: &'a BTreeMap<String, Arc<LiveService>>,
+    pub(super) middleware: &'a BTreeMap<String, (sections::Middleware, Stage)>,
+    pub(super) identity: Arc<[HeaderName]>,
+    pub(super) wanted: &'a sections::Gateway,
+    pub(super) before: &'a [Arc<LiveRoute>],
+}
+
+impl Parts<'_> {
+    fn counts(&self, name: &str) -> Arc<Counts> {
+        // Routes are built in the order of their names.
+        let before = self.before;
+        let known = before.binary_search_by(|route| route.name.as_str().cmp(name));
+        let known = known.ok().and_then(|index| before.get(index));
+        known.map_or_else(Arc::default, |route| Arc::clone(&route.counts))
+    }
+}
+
+/// Notes flaws of one route.
+struct Notes<'a> {
+    name: &'a str,
+    flaws: &'a mut Vec<Flaw>,
+    before: usize,
+}
+
+impl Notes<'_> {
+    fn note(&mut self, key: &str, problem: impl Into<String>) {
+        let key = format!("routes.{}.{key}", self.name);
+        self.flaws.push((key, problem.into()));
+    }
+
+    fn any(&self) -> bool {
+        self.flaws.len() > self.before
+    }
+
+    fn good<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
+        result.map_err(|problem| self.note(key, problem)).ok()
+    }
+}
+
+/// `None` if it has a flaw.
+pub(super) fn build(
+    name: &str,
+    section: &sections::Route,
+    parts: &Parts<'_>,
+    flaws: &mut Vec<Flaw>,
+) -> Option<(Rule, LiveRoute)> {
+    let before = flaws.len();
+    let mut notes = Notes {
+        name,
+        flaws,
+        before,
+    };
+    let path = path(section, &mut notes);
+    let strip = strip(section, path.as_ref(), &mut notes);
+    let hosts = section.host.0.iter();
+    let hosts: Vec<HostPattern> = hosts
+        .filter_map(|host| notes.good("host", HostPattern::parse(host)))
+        .collect();
+    let conditions = conditions(section, &mut notes);
+    if let Some(prefix) = &section.add_prefix
+        && (!prefix.starts_with('/') || prefix.ends_with('/') || prefix.contains(['?', ' ']))
+    {
+        notes.note("add_prefix", "must begin with a slash and not end in one");
+    }
+    let chain = chain(section, parts, &mut notes);
+    let action = action(section, parts, &mut notes);
+    let request_headers = headers("request_headers", &section.request_headers, &mut notes);
+    let response_headers = headers("response_headers", &section.response_headers, &mut notes);
+    timing(section, &mut notes);
+    if notes.any() {
+        return None;
+    }
+    let rule = Rule {
+        name: name.to_owned(),
+        hosts,
+        path: path?,
+        conditions,
+    };
+    let route = LiveRoute {
+        name: name.to_owned(),
+        action: action?,
+        chain,
+        strip,
+        add_prefix: section.add_prefix.clone().unwrap_or_default(),
+        request_headers,
+        response_headers,
+        identity: Arc::clone(&parts.identity),
+        pass_host: section.pass_host.unwrap_or(true),
+        response_timeout: section.response_timeout.map(|time| time.0),
+        connect_timeout: section.connect_timeout.map(|time| time.0),
+        attempts: (section.retries.unwrap_or(MAX_ATTEMPTS - 1) + 1).min(MAX_ATTEMPTS),
+        retry_status: section
+            .retry_status
+            .clone()
+            .unwrap_or_else(|| RETRY_STATUS.into()),
+        counts: parts.counts(name),
+    };
+    Some((rule, route))
+}
+
+fn timing(section: &sections::Route, notes: &mut Notes<'_>) {
+    for (key, time) in [
+        ("connect_timeout", section.connect_timeout),
+        ("response_timeout", section.response_timeout),
+    ] {
+        if time.is_some_and(|time| time.0.is_zero()) {
+            notes.note(key, "must be more than 0");
+        }
+    }
+    if section
+        .retries
+        .is_some_and(|retries| retries >= MAX_ATTEMPTS)
+    {
+        notes.note("retries", format!("may be {} at most", MAX_ATTEMPTS - 1));
+    }
+    let mut statuses = section.retry_status.iter().flatten();
+    if let Some(status) = statuses.find(|status| !(500..=599).contains(*status)) {
+        let problem = format!("{status} is not a failure of the service: write 500 to 599");
+        notes.note("retry_status", problem);
+    }
+}
+
+fn path(section: &sections::Route, notes: &mut Notes<'_>) -> Option<PathPattern> {
+    match (&section.path, &section.path_prefix) {
+        (Some(path), None) => notes.good("path", PathPattern::parse(path)),
+        (None, Some(prefix)) => notes.good("path_prefix", PathPattern::prefix(prefix)),
+        (None, None) => PathPattern::prefix("/").ok(),
+        (Some(_), Some(_)) => {
+            notes.note("path_prefix", "stands beside path: keep one of them");
+            None
+        }
+    }
+}
+
+fn strip(section: &sections::Route, path: Option<&PathPattern>, notes: &mut Notes<'_>) -> usize {
+    let Some(prefix) = &section.strip_prefix else {
+        return 0;
+    };
+    let Some(prefix) = notes.good("strip_prefix", PathPattern::prefix(prefix)) else {
+        return 0;
+    };
+    if path.is_some_and(|path| !prefix.begins(path)) {
+        notes.note("strip_prefix", "is not the beginning of the route's path");
+    }
+    prefix.parts.len()
+}
+
+fn conditions(section: &sections::Route, notes: &mut Notes<'_>) -> Conditions {
+    for method in &section.methods {
+        let plain = method.bytes().all(|byte| byte.is_ascii_uppercase());
+        if !plain || Method::from_bytes(method.as_bytes()).is_err() {
+            notes.note("methods", format!("`{method}`: write methods as GET, POST"));
+        }
+    }
+    let mut headers = Vec::new();
+    for (name, value) in &section.headers {
+        match HeaderName::from_bytes(name.as_bytes()) {
+            Ok(name) => headers.push(HeaderCondition {
+                name: name.as_str().to_owned(),
+                value: (value != "*").then(|| value.clone()),
+            }),
+            Err(_) => notes.note("headers", format!("`{name}` is not a header's name")),
+        }
+    }
+    Conditions {
+        methods: section.methods.clone(),
+        headers,
+    }
+}
+
+fn chain(section: &sections::Route, parts: &Parts<'_>, notes: &mut Notes<'_>) -> Chain {
+    let mut stages: Vec<Stage> = Vec::new();
+    let usual = parts.wanted.default_middleware.iter();
+    for name in usual.chain(&section.middleware) {
+        let Some((_, stage)) = parts.middleware.get(name) else {
+            if !parts.wanted.middleware.contains_key(name) {
+                let problem = format!("`{name}` is not defined: add [gateway.middleware.{name}]");
+                notes.note("middleware", problem);
+            }
+            continue;
+        };
+        let by_subject =
+            matches!(stage, Stage::RateLimit(limit) if *limit.key() == LimitKey::Subject);
+        if by_subject && !stages.iter().any(Stage::authenticates) {
+            let problem = format!("`{name}` is keyed by subject: put what authenticates before it");
+            notes.note("middleware", problem);
+        }
+        stages.push(stage.clone());
+    }
+    Chain::new(stages)
+}
+
+fn action(section: &sections::Route, parts: &Parts<'_>, notes: &mut Notes<'_>) -> Option<Action> {
+    match (&section.service, &section.redirect, &section.respond) {
+        (Some(name), None, None) => {
+            let service = parts.services.get(name);
+            if service.is_none() && !parts.wanted.services.contains_key(name) {
+                let problem = format!("`{name}` is not defined: add [gateway.services.{name}]");
+                notes.note("service", problem);
+            }
+            service.map(|service| Action::Service(Arc::clone(service)))
+        }
+        (None, Some(redirect), None) => redirection(redirect, notes),
+        (None, None, Some(respond)) => response(respond, notes),
+        _ => {
+            notes.note(
+                "service",
+                "give exactly one of service, redirect and respond",
+            );
+            None
+        }
+    }
+}
+
+fn redirection(redirect: &sections::Redirect, notes: &mut Notes<'_>) -> Option<Action> {
+    let status = redirect.status.unwrap_or(302);
+    if ![301, 302, 303, 307, 308].contains(&status) {
+        notes.note("redirect.status", "must be 301, 302, 303, 307 or 308");
+    }
+    if redirect.to.is_empty() || HeaderValue::from_str(&redirect.to).is_err() {
+        notes.note("redirect.to", "must be a URL or a path");
+        return None;
+    }
+    Some(Action::Redirect {
+        to: redirect.to.clone(),
+        status,
+    })
+}
+
+fn response(respond: &sections::Respond, notes: &mut Notes<'_>) -> Option<Action> {
+    let status = respond.status.unwrap_or(200);
+    let fits = StatusCode::from_u16(status).is_ok_and(|status| !status.is_informational());
+    if !fits {
+        notes.note(
+            "respond.status",
+            format!("{status} is not one: write 200 to 599"),
+        );
+    }
+    let usual = "text/plain; charset=utf-8";
+    let content_type = respond.content_type.as_deref().unwrap_or(usual);
+    match HeaderValue::from_str(content_type) {
+        Ok(content_type) => Some(Action::Respond {
+            status,
+            body: respond.body.clone(),
+            content_type,
+        }),
+        Err(_) => {
+            notes.note("respond.content_type", "is not a media type");
+            None
+        }
+    }
+}
+
+fn headers(
+    key: &str,
+    wanted: &BTreeMap<String, String>,
+    notes: &mut Notes<'_>,
+) -> Vec<(HeaderName, Option<HeaderValue>)> {
+    let mut out = Vec::new();
+    for (name, value) in wanted {
+        let parsed = HeaderName::from_bytes(name.as_bytes());
+        match (parsed, HeaderValue::from_str(value)) {
+            (Ok(name), _) if is_framing(&name) => {
+                let problem = format!("`{name}` belongs to the connection and cannot be changed");
+                notes.note(key, problem);
+            }
+            (Ok(name), _) if value.is_empty() => out.push((name, None)),
+            (Ok(name), Ok(value)) => out.push((name, Some(value))),
+            _ => notes.note(
+                key,
+                format!("`{name}` is not a header: check name and value"),
+            ),
+        }
+    }
+    out
+}
+
+fn is_framing(name: &HeaderName) -> bool {
+    crate::stage::is_hop_by_hop(name.as_str()) || *name == http::header::CONTENT_LENGTH
+}

@@ -1,0 +1,99 @@
+//! The gateway's listeners.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use patchbay_common::config::{Loader, Mistake};
+use patchbay_listen::{ListenError, bind, tls};
+
+use super::Traffic;
+use crate::conduct::Entrance;
+use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::gateway::config::GatewayConfig;
+use crate::handover::Listeners;
+use crate::metrics::Metrics;
+use crate::proxy::Engine;
+use crate::setup::Tickets;
+use crate::sync::Link;
+use crate::upstream::Prober;
+
+/// The gateway and what its listeners need.
+pub(super) struct Room {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) tls: Option<Arc<tls::Live>>,
+}
+
+impl Room {
+    pub(super) fn new(config: &GatewayConfig, prober: &Arc<Prober>) -> anyhow::Result<Self> {
+        let tls = config.tls.clone().map(tls::Live::load).transpose();
+        let tls = tls?.map(Arc::new);
+        Ok(Self {
+            gateway: Arc::new(Gateway::new(config, Arc::clone(prober))),
+            tls,
+        })
+    }
+
+    /// Reads the certificate anew.
+    pub(super) fn reload_tls(&self) {
+        if let Some(tls) = &self.tls {
+            tls.reload();
+        }
+    }
+}
+
+/// Loads what the start would load, without keeping it, and notes what is wrong.
+pub(super) fn examine(config: &GatewayConfig, loader: &mut Loader) {
+    if let Some(plan) = &config.tls {
+        tls::examine(plan, loader);
+    }
+    for address in &config.binds {
+        // Port 0: the check must not mind a worker that is running.
+        if let Err(error) = bind(SocketAddr::new(address.ip(), 0)) {
+            loader.mistake(Mistake::new("gateway.bind", error));
+        }
+    }
+}
+
+pub(super) fn bind_all(
+    config: &Config,
+    listeners: &Listeners,
+) -> Result<Vec<TcpListener>, ListenError> {
+    let binds = config.gateway.iter().flat_map(|gateway| &gateway.binds);
+    binds.map(|address| listeners.listen(*address)).collect()
+}
+
+impl Traffic {
+    /// Serves the gateway until the process stops.
+    pub(super) async fn serve_gateway(
+        &self,
+        sockets: Vec<TcpListener>,
+        link: &Link,
+        metrics: &Arc<Metrics>,
+        tickets: &Arc<Tickets>,
+    ) {
+        let Some(room) = &self.rooms.gateway else {
+            return;
+        };
+        let entrance = Entrance::Gateway(Arc::clone(&room.gateway));
+        let conduct = self.conduct(entrance, link, metrics, tickets);
+        let limits = &self.rooms.config.http2;
+        let proxy = Arc::new(Engine::new(&self.conf, self.proxy(conduct), limits));
+        let purpose = tls::Purpose::Traffic;
+        let carrier = self.carrier_with(Arc::clone(&proxy), room.tls.clone(), purpose);
+        let acceptor = self.acceptor(carrier, &self.rooms.gate);
+        let (routes, services) = room.gateway.size();
+        log::info!("the gateway is ready: {routes} routes to {services} services");
+        let loops = sockets
+            .into_iter()
+            .map(|socket| acceptor.clone().run(socket));
+        for ended in futures_util::future::join_all(loops).await {
+            if let Err(error) = ended {
+                log::error!("the gateway does not listen: {error}");
+            }
+        }
+        self.rooms.drain.idle_may_end().await;
+        // Idle connections are told now; the others after their request.
+        pingora_core::apps::HttpServerApp::http_cleanup(&*proxy).await;
+    }
+}
