@@ -29,7 +29,7 @@ fn fill(number: usize) -> String {
          INSERT INTO circuits (id, app, protocol, worker, app_mode, frontend_mode, subdomain, \
          slot_domain, envs, open_to_public, session_ids, route_info, user_id) \
          SELECT uuid_generate_v4(), 'jupyter', 'HTTP', w.id, 'INTERACTIVE', 'WILDCARD_DOMAIN', \
-         'app-' || n, '.bulk-{number}', '{{\"HOME\": \"/home/work\"}}', false, \
+         'app-' || n, '.bulk-{number}', '{{\"LANG\": \"C.UTF-8\"}}', false, \
          ARRAY[uuid_generate_v4()], jsonb_build_array(jsonb_build_object('route_id', null, \
          'session_id', uuid_generate_v4(), 'session_name', null, 'kernel_host', '10.0.0.1', \
          'kernel_port', 30000, 'protocol', 'http', 'traffic_ratio', 1.0)), uuid_generate_v4() \

@@ -38,7 +38,7 @@ async fn churn(openers: [Opener; 2], order: Order, stop: Arc<AtomicBool>, done: 
         };
         done.fetch_add(1, Ordering::Relaxed);
         // Every third stays open; whether a closing that fails was committed, only the store knows.
-        if turn % 3 != 0 {
+        if !turn.is_multiple_of(3) {
             let _ = openers[(turn + 1) % 2].close(opened.circuit).await;
         }
     }

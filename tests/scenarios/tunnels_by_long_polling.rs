@@ -97,6 +97,30 @@ async fn the_dead_are_told_apart_at_once_and_their_names_come_free() -> Result<(
 #[tokio::test]
 async fn who_is_no_agent_is_refused() -> Result<()> {
     let gateway = Gateway::start(&section("max_body = \"64KiB\"")).await?;
+    let session = registrations_are_judged(&gateway).await?;
+    answers_are_judged(&gateway, &session).await?;
+    calls_are_bounded(&gateway).await?;
+    let health = gateway.get("/api/health", &[]).await?.expect(200)?.json()?;
+    assert_eq!(
+        (&health["status"], &health["agents"]),
+        (&json!("ok"), &json!(1))
+    );
+    gateway.program.logged(&["path=/api/health"]).await?;
+    let log = gateway.program.log();
+    let guessed = log
+        .lines()
+        .filter(|line| line.contains("/api/agent/pull"))
+        .count();
+    assert_eq!(guessed, 1, "one line for each refusal");
+    assert!(
+        !log.contains(TOKEN) && !log.contains(&session),
+        "a secret is in the log"
+    );
+    Ok(())
+}
+
+/// Answers with the session of the one agent that is let in.
+async fn registrations_are_judged(gateway: &Gateway) -> Result<String> {
     let mut expected: Vec<(u16, &str, Value)> = vec![
         (401, "a", json!({"agent_id": "a", "tunnels": ["web"]})),
         (
@@ -139,7 +163,7 @@ async fn who_is_no_agent_is_refused() -> Result<()> {
     ];
     let mut session = String::new();
     for (status, _, body) in expected.drain(..) {
-        let answer = call(&gateway, "/api/agent/register", &body).await?;
+        let answer = call(gateway, "/api/agent/register", &body).await?;
         assert_eq!(answer.status, status, "{body}: {}", answer.text());
         if status == 200 {
             session = answer.json()?["session_id"]
@@ -150,18 +174,26 @@ async fn who_is_no_agent_is_refused() -> Result<()> {
             assert!(answer.json()?["msg"].is_string(), "{}", answer.text());
         }
     }
+    Ok(session)
+}
+
+async fn answers_are_judged(gateway: &Gateway, session: &str) -> Result<()> {
     let guessed = json!({"session_id": "0".repeat(64), "request_id": "x", "status": 200});
     let never = json!({"session_id": session, "request_id": "x", "status": 200});
     let no_base64 = json!({"session_id": session, "request_id": "x", "body_base64": "*"});
     for (status, body) in [(404, guessed), (404, never), (400, no_base64)] {
-        let answer = call(&gateway, "/api/agent/respond", &body).await?;
+        let answer = call(gateway, "/api/agent/respond", &body).await?;
         assert_eq!(answer.status, status, "{body}");
     }
     for text in ["", "{", "\u{0}", "null"] {
-        let answer = raw_call(&gateway, "/api/agent/respond", text).await?;
+        let answer = raw_call(gateway, "/api/agent/respond", text).await?;
         assert_eq!(answer.status, 400, "{text:?}");
     }
-    let large = raw_call(&gateway, "/api/agent/register", vec![b' '; 1 << 20]).await?;
+    Ok(())
+}
+
+async fn calls_are_bounded(gateway: &Gateway) -> Result<()> {
+    let large = raw_call(gateway, "/api/agent/register", vec![b' '; 1 << 20]).await?;
     assert_eq!(large.status, 413);
     let method = gateway.get("/api/agent/register", &[]).await?;
     assert_eq!(method.status, 405);
@@ -184,21 +216,5 @@ async fn who_is_no_agent_is_refused() -> Result<()> {
         .send()
         .await?;
     assert_eq!(body.status(), 413);
-    let health = gateway.get("/api/health", &[]).await?.expect(200)?.json()?;
-    assert_eq!(
-        (&health["status"], &health["agents"]),
-        (&json!("ok"), &json!(1))
-    );
-    gateway.program.logged(&["path=/api/health"]).await?;
-    let log = gateway.program.log();
-    let guessed = log
-        .lines()
-        .filter(|line| line.contains("/api/agent/pull"))
-        .count();
-    assert_eq!(guessed, 1, "one line for each refusal");
-    assert!(
-        !log.contains(TOKEN) && !log.contains(&session),
-        "a secret is in the log"
-    );
     Ok(())
 }

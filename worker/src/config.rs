@@ -235,10 +235,7 @@ impl Config {
             app_filters: worker.app_filters.clone(),
             frontend: frontend(l, &worker),
             api_bind: resolve(l, "api_bind_addr", &worker.api_bind_addr),
-            api_advertised: worker
-                .api_advertised_addr
-                .clone()
-                .unwrap_or_else(|| worker.api_bind_addr.clone()),
+            api_advertised: worker.api_advertised(),
             tls: tls(l, &worker),
             tls_advertised: worker.tls_advertised,
             trusted_proxies: networks(l, "proxy_worker.trusted_proxies", &worker.trusted_proxies.0),

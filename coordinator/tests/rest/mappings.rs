@@ -87,6 +87,10 @@ async fn a_route_is_a_circuit_by_another_name() {
     desk.call(Method::DELETE, &path, None).await.expect(200);
     desk.get(&path).await.expect(404);
     desk.call(Method::DELETE, &path, None).await.expect(404);
+    its_life_is_in_the_audit(&desk, id).await;
+}
+
+async fn its_life_is_in_the_audit(desk: &Desk, id: &str) {
     let audit = desk
         .get(&format!("/api/audit?circuit={id}"))
         .await

@@ -98,6 +98,14 @@ fn unguessable() -> Secret {
     Secret::new(format!("{one}{two}"))
 }
 
+impl ProxyWorker {
+    /// Where the API is found by others.
+    pub(super) fn api_advertised(&self) -> HostPort {
+        let given = self.api_advertised_addr.clone();
+        given.unwrap_or_else(|| self.api_bind_addr.clone())
+    }
+}
+
 /// One text or a list of texts.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Texts(pub(super) Vec<String>);

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use super::wire;
 
+/// Listening sockets, by the addresses they are bound to.
+pub type Inherited = Vec<(SocketAddr, TcpListener)>;
+
 /// How long the predecessor may take to give its sockets.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -31,9 +34,7 @@ impl Predecessor {
     ///
     /// # Errors
     /// If there is one and it does not give them.
-    pub fn ask(
-        path: &Path,
-    ) -> Result<Option<(Self, Vec<(SocketAddr, TcpListener)>)>, HandoverError> {
+    pub fn ask(path: &Path) -> Result<Option<(Self, Inherited)>, HandoverError> {
         let Ok(stream) = UnixStream::connect(path) else {
             return Ok(None);
         };

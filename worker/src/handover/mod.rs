@@ -16,6 +16,6 @@ mod tests;
 mod wire;
 
 pub use giver::Giver;
-pub use heir::{HandoverError, Predecessor};
+pub use heir::{HandoverError, Inherited, Predecessor};
 pub use listeners::Listeners;
 pub use successor::Successor;

@@ -99,7 +99,7 @@ impl Chunks {
                 // Sixteen digits would overflow; nobody sends fifteen.
                 At::Digits(
                     (size < 1 << 56)
-                        .then(|| size << 4 | digit)
+                        .then_some(size << 4 | digit)
                         .ok_or(BadChunk)?,
                 )
             }

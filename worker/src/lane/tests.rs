@@ -67,6 +67,14 @@ fn whatever_is_doubtful_is_handed_over() {
         ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", Reason::Version),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Reason::Version),
         ("GET /\r\n\r\n", Reason::Form),
+    ] {
+        assert_eq!(look(head), Seen::Other(reason), "{head:?}");
+    }
+}
+
+#[test]
+fn what_is_unusual_is_handed_over() {
+    for (head, reason) in [
         ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", Reason::Method),
         ("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", Reason::Method),
         ("get / HTTP/1.1\r\nHost: a\r\n\r\n", Reason::Method),

@@ -10,6 +10,9 @@ use crate::table::{LiveCircuit, Table};
 const MOST: usize = 10_000;
 
 /// Writes the figures behind `text`.
+/// A series: its name, what it counts, and where a circuit keeps the count.
+type Family = (&'static str, &'static str, fn(&LiveCircuit) -> u64);
+
 pub(super) fn append(text: &mut String, table: &Table) {
     let circuits = table.all();
     routes(text, &circuits);
@@ -21,7 +24,7 @@ pub(super) fn append(text: &mut String, table: &Table) {
     // The same ones at every scrape, where there are too many.
     used.sort_unstable_by_key(|live| live.circuit.created_at);
     used.truncate(MOST);
-    let families: [(&str, &str, fn(&LiveCircuit) -> u64); 4] = [
+    let families: [Family; 4] = [
         (
             "requests_total",
             "Requests over circuits that are open.",

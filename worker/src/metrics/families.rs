@@ -114,6 +114,29 @@ pub(super) struct Families {
 struct Maker(Registry);
 
 impl Maker {
+    /// Calls of the worker's API, counted and timed.
+    fn api(&self) -> prometheus::Result<(IntCounterVec, HistogramVec)> {
+        let labels = [
+            "method",
+            "endpoint",
+            "domain",
+            "operation",
+            "error_detail",
+            "status_code",
+        ];
+        let count = self.counters(
+            "backendai_api_request_count_total",
+            "Calls of the worker's API.",
+            &labels,
+        )?;
+        let duration = HistogramOpts::new(
+            "backendai_api_request_duration_sec",
+            "Time to answer calls of the worker's API, in seconds.",
+        );
+        let duration = HistogramVec::new(duration.buckets(API_LATENCY.to_vec()), &labels)?;
+        Ok((count, self.add(duration)?))
+    }
+
     fn add<C: Collector + Clone + 'static>(&self, family: C) -> prometheus::Result<C> {
         self.0.register(Box::new(family.clone()))?;
         Ok(family)
@@ -230,19 +253,7 @@ impl Families {
             &["version"],
         )?)?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let api = HistogramOpts::new(
-            "backendai_api_request_duration_sec",
-            "Time to answer calls of the worker's API, in seconds.",
-        );
-        let labels = [
-            "method",
-            "endpoint",
-            "domain",
-            "operation",
-            "error_detail",
-            "status_code",
-        ];
-        let api = HistogramVec::new(api.buckets(API_LATENCY.to_vec()), &labels)?;
+        let (api_count, api_duration) = make.api()?;
         Ok(Self {
             duration: make.latency(
                 "patchbay_request_duration_seconds",
@@ -276,12 +287,8 @@ impl Families {
                 "Requests that failed at the app, by what went wrong.",
                 &["kind"],
             )?,
-            api_count: make.counters(
-                "backendai_api_request_count_total",
-                "Calls of the worker's API.",
-                &labels,
-            )?,
-            api_duration: make.add(api)?,
+            api_count,
+            api_duration,
             registry: make.0,
         })
     }

@@ -81,7 +81,9 @@ impl Proxy {
             return faults::refuse(ctx, refusal);
         }
         sink.finish()?;
-        adapt::join_cookies(request)?;
+        if session.as_downstream().is_http2() {
+            adapt::join_cookies(request)?;
+        }
         if let Some(target) = self.conduct.target(&view.head(), ctx) {
             match target.parse() {
                 Ok(uri) => request.set_uri(uri),

@@ -10,7 +10,7 @@ pub(super) fn inspect(head: &Head<'_>) -> Result<(), Refusal> {
         return Err(Refusal::BadRequest("more than one Content-Length"));
     }
     if let Some(length) = head.headers.get("content-length")
-        && !(length.iter().all(u8::is_ascii_digit) && !length.is_empty())
+        && (length.is_empty() || !length.iter().all(u8::is_ascii_digit))
     {
         return Err(Refusal::BadRequest("a Content-Length that is no number"));
     }

@@ -214,6 +214,14 @@ impl Queue {
         }
     }
 
+    /// Nobody will pull: those who wait for it are told at once.
+    pub(super) fn abandon(&self) {
+        let mut state = self.lock();
+        for request in std::mem::take(&mut state.waiting) {
+            state.asking.remove(&request.request_id);
+        }
+    }
+
     /// Pulls that wait at the moment.
     pub(super) fn pulls(&self) -> usize {
         self.lock().pulls

@@ -117,6 +117,11 @@ impl Session {
         if let Some(earlier) = lines.replace(line) {
             earlier.replaced.cancel();
         }
+        drop(lines);
+        // Requests that came between registration and connection: nobody will pull them.
+        if self.queue.pulls() == 0 {
+            self.queue.abandon();
+        }
         (generation, replaced)
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use patchbay_common::event::Change;
+use patchbay_common::id::WorkerId;
 use patchbay_common::worker::{Registration, Worker, WorkerStatus};
 use patchbay_tests::eventually::eventually;
 use uuid::Uuid;
@@ -82,20 +83,24 @@ pub(super) async fn circuits_move_with_both_workers_told(bench: Bench) {
         |event: &_| matches!(event, Change::Created(new_ones) if new_ones[0].worker == new.id);
     assert!(told.len() == 2 && told.iter().all(|told| created(&told.event.change)));
 
-    let action = Some(Action::Moved);
-    let filter = AuditFilter {
-        action,
-        worker: Some(old.id),
-        ..AuditFilter::default()
-    };
-    let rows = store.audit(&filter, 10).await.unwrap();
-    assert_eq!(rows.len(), 2);
-    assert_eq!(rows[0].worker, new.id);
-    assert_eq!(rows[0].from, Some((old.id, "old".to_owned())));
+    moves_are_in_the_audit(store, old.id, new.id).await;
     // The name stays taken in the domain, and is free again where the circuit was.
     open(store, &new, subdomain("one")).await.unwrap_err();
     let closed = store.close_circuit(ids[0], &lost()).await.unwrap().unwrap();
     assert_eq!((closed.authority.as_str(), closed.generation), ("new", 3));
+}
+
+async fn moves_are_in_the_audit(store: &dyn Store, old: WorkerId, new: WorkerId) {
+    let action = Some(Action::Moved);
+    let filter = AuditFilter {
+        action,
+        worker: Some(old),
+        ..AuditFilter::default()
+    };
+    let rows = store.audit(&filter, 10).await.unwrap();
+    assert_eq!(rows.len(), 2);
+    assert_eq!(rows[0].worker, new);
+    assert_eq!(rows[0].from, Some((old, "old".to_owned())));
 }
 
 pub(super) async fn what_cannot_move_stays(bench: Bench) {
