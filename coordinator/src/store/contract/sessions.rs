@@ -48,10 +48,8 @@ async fn endpoint(store: &dyn Store, worker: &Worker, sessions: &[SessionId]) ->
 pub(super) async fn circuits_are_found_by_what_they_are(bench: Bench) {
     let store = &*bench.store;
     let ports = worker(store).await;
-    let names = store
-        .register_worker(&wildcard_worker("v", ".apps"))
-        .await
-        .unwrap();
+    let wish = wildcard_worker("v", ".apps");
+    let names = store.register_worker(&wish).await.unwrap();
     let mut opened = Vec::new();
     for _ in 0..3 {
         opened.push(
