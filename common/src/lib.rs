@@ -9,6 +9,7 @@ pub mod cli;
 pub mod client_ips;
 pub mod config;
 pub mod event;
+pub mod grant;
 pub mod health_check;
 pub mod id;
 pub mod lifecycle;

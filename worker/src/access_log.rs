@@ -30,6 +30,8 @@ pub struct Line<'a> {
     pub request_id: &'a str,
     /// Id of the request that opened the circuit.
     pub origin_request_id: Option<&'a str>,
+    /// The trace the request belongs to.
+    pub traceparent: Option<&'a str>,
     /// Address of the client.
     pub client: Option<std::net::SocketAddr>,
     /// HTTP method.
@@ -42,6 +44,8 @@ pub struct Line<'a> {
     pub app: Option<&'a str>,
     /// By what right the request was carried.
     pub credential: Option<&'a str>,
+    /// Name of the permit or token, by which it can be revoked.
+    pub grant: Option<&'a str>,
     /// Where it was sent.
     pub route: Option<&'a str>,
     /// The gateway's route.
@@ -62,6 +66,8 @@ pub struct Line<'a> {
     pub first_byte: Option<Duration>,
     /// Upstreams tried before.
     pub retries: usize,
+    /// It took longer than the operator likes.
+    pub slow: bool,
     /// How a spliced connection ended.
     pub end: Option<&'a str>,
     /// Why the request was not carried, or not to its end.
@@ -257,6 +263,7 @@ impl Line<'_> {
             None => Ok(()),
         };
         text("origin_request_id", self.origin_request_id)?;
+        text("traceparent", self.traceparent)?;
         text("method", Some(self.method).filter(|m| !m.is_empty()))?;
         text("path", Some(self.path).filter(|p| !p.is_empty()))?;
         text("circuit", self.circuit)?;
@@ -265,6 +272,7 @@ impl Line<'_> {
         text("service", self.service)?;
         text("subject", self.subject)?;
         text("auth", self.credential)?;
+        text("grant", self.grant)?;
         text("route", self.route)?;
         text("end", self.end)?;
         text("error", self.error)?;
@@ -277,6 +285,9 @@ impl Line<'_> {
         visit("duration_ms", Value::Shown(&Millis(self.duration)))?;
         if let Some(first_byte) = self.first_byte {
             visit("first_byte_ms", Value::Shown(&Millis(first_byte)))?;
+        }
+        if self.slow {
+            visit("slow", Value::Shown(&true))?;
         }
         if self.retries > 0 {
             visit("retries", Value::Shown(&self.retries))?;

@@ -112,6 +112,14 @@ impl Client {
         self.call(Method::DELETE, path).await
     }
 
+    /// `POST path`, without a body.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub(super) async fn post(&self, path: &str) -> Result<Value, CallError> {
+        self.call(Method::POST, path).await
+    }
+
     async fn call(&self, method: Method, path: &str) -> Result<Value, CallError> {
         let call = format!("{method} {path}");
         let url = format!("{}{path}", self.base);

@@ -253,6 +253,7 @@ async fn setup_sets_the_cookie_and_sends_the_browser_on() {
         version: None,
         redirect: Some("/lab".into()),
         circuit: circuit.id,
+        jti: None,
     };
     let token = api.config.tokens.sign(&claims).unwrap();
     let answer = api.get(&format!("/setup?token={token}")).await;

@@ -63,15 +63,20 @@ impl Chunks {
         self.at == At::End
     }
 
-    /// Reads on; says how many of these bytes belong to the body, which are all while it has not
+    /// Reads on and shows the data to `see`; says how many of these bytes belong to the body, which are all while it has not
     /// ended.
-    pub(super) fn scan(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
+    pub(super) fn scan(
+        &mut self,
+        bytes: &[u8],
+        mut see: impl FnMut(&[u8]),
+    ) -> Result<usize, BadChunk> {
         let mut index = 0;
         while index < bytes.len() && self.at != At::End {
             if let At::Data(left) = self.at {
                 let here = (bytes.len() - index) as u64;
                 let taken = here.min(left);
                 self.data += taken;
+                see(&bytes[index..index + taken as usize]);
                 index += taken as usize;
                 self.at = match left - taken {
                     0 => At::DataReturn,

@@ -198,6 +198,15 @@ impl<S: IO + 'static> Connection<S> {
                     account.failure = Some(word);
                     return Ok(());
                 }
+                Broken::Closed if ctx.pace.as_ref().is_some_and(|pace| pace.fired().is_some()) => {
+                    let late = conduct.timed_out(ctx).unwrap_or(Refusal::UpstreamTimeout);
+                    account.failure = Some("TimedOut");
+                    if account.status.is_none() {
+                        return Err(late);
+                    }
+                    ctx.refusal = Some(late);
+                    return Ok(());
+                }
                 Broken::Closed => {
                     account.client_gone = true;
                     account.failure = Some("ReadError");
@@ -245,7 +254,8 @@ impl<S: IO + 'static> Connection<S> {
                     reused: true,
                 });
             }
-            let dialled = timeout(self.lane.patience.connect, dial(address)).await;
+            let patience = conduct.patience(ctx).connect;
+            let dialled = timeout(patience, dial(address)).await;
             if let Ok(Ok(stream)) = dialled {
                 conduct.connected(ctx);
                 return Ok(Upstream {

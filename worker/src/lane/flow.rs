@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use super::buffer::Buffer;
 use super::head::Field;
 use super::response::{self, Framing, Response};
+use crate::conduct::{Pulse, Tokens};
 
 /// Shorter bodies are copied behind the head: one buffer costs the system less than two.
 const COPIED: usize = 4_096;
@@ -56,6 +57,10 @@ pub(super) struct Flow<'a, S> {
     pub(super) answered: bool,
     /// Something of what is being sent has left.
     pub(super) began: bool,
+    /// Follows a model's answer.
+    pub(super) tokens: Option<Tokens>,
+    /// Hears of what moves, where time-outs are set.
+    pub(super) pulse: Option<Pulse>,
     /// Body bytes from and to the client.
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
@@ -95,6 +100,7 @@ impl<S: IO> Flow<'_, S> {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Ok(count)) if count > 0 => {
                     self.up.consume(count);
+                    self.moved();
                     self.body_left -= count as u64;
                     self.bytes_in += count as u64;
                 }
@@ -105,6 +111,12 @@ impl<S: IO> Flow<'_, S> {
             self.watch(cx)?;
         }
         Ok(())
+    }
+
+    fn moved(&self) {
+        if let Some(pulse) = &self.pulse {
+            pulse.moved();
+        }
     }
 
     /// A client that goes away ends the exchange; one that sends its next request is heard later.
@@ -172,11 +184,13 @@ impl<S: IO> Flow<'_, S> {
                 let ready = here.min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= ready as u64;
                 self.bytes_out += ready as u64;
+                follow(&mut self.tokens, &self.down.data()[..ready]);
                 ready
             }
             Framing::Chunked(chunks) => {
                 let before = chunks.data;
-                let ready = chunks.scan(self.down.data());
+                let tokens = &mut self.tokens;
+                let ready = chunks.scan(self.down.data(), |piece| follow(tokens, piece));
                 self.bytes_out += chunks.data - before;
                 ready.map_err(|_| Broken::Upstream("InvalidChunk"))?
             }
@@ -186,6 +200,7 @@ impl<S: IO> Flow<'_, S> {
                     .extend_from_slice(format!("{here:x}\r\n").as_bytes());
                 self.tail = b"\r\n";
                 self.bytes_out += here as u64;
+                follow(&mut self.tokens, self.down.data());
                 here
             }
             Framing::UntilClose => 0,
@@ -255,6 +270,7 @@ impl<S: IO> Flow<'_, S> {
         if written == 0 {
             return Err(Broken::Client("WriteError"));
         }
+        self.moved();
         let of_head = written.min(self.out.len() - self.out_sent);
         self.out_sent += of_head;
         self.began = true;
@@ -271,6 +287,12 @@ impl<S: IO> Flow<'_, S> {
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let flushed: Poll<io::Result<()>> = Pin::new(&mut *self.client).poll_flush(cx);
         flushed.map_err(|_| Broken::Client("WriteError"))
+    }
+}
+
+fn follow(tokens: &mut Option<Tokens>, piece: &[u8]) {
+    if let Some(tokens) = tokens {
+        tokens.see(piece);
     }
 }
 

@@ -52,8 +52,6 @@ struct Patience {
     head: Duration,
     /// For the next request.
     keepalive: Duration,
-    /// For an upstream connection.
-    connect: Duration,
 }
 
 impl Lane {
@@ -72,7 +70,6 @@ impl Lane {
             patience: Patience {
                 head: timeouts.request_head.0,
                 keepalive: timeouts.keepalive.0.max(Duration::from_secs(1)),
-                connect: timeouts.connect.0,
             },
         }
     }

@@ -81,7 +81,9 @@ impl Proxy {
         error: &Error,
         ctx: &mut Context,
     ) -> FailToProxy {
-        let refusal = ctx.refusal.clone().or_else(|| classify(error));
+        let refusal = ctx.refusal.clone();
+        let refusal = refusal.or_else(|| self.conduct.timed_out(ctx));
+        let refusal = refusal.or_else(|| classify(error));
         let mut status = 0;
         if let Some(refusal) = refusal {
             if refusal == Refusal::UpstreamBroke {

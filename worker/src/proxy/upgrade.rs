@@ -1,6 +1,7 @@
 //! A WebSocket upgrade, from its head to the end of the connection.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use pingora_core::Result;
 use pingora_http::RequestHeader;
@@ -8,10 +9,10 @@ use pingora_proxy::Session;
 
 use super::{Proxy, adapt};
 use crate::conduct::ask;
-use crate::context::Context;
+use crate::context::{Context, SpliceEnd};
 use crate::error::Refusal;
 use crate::frontend::Control;
-use crate::stream::{Meter, mark_while, tcp, websocket};
+use crate::stream::{Meter, Watch, end_when_idle, mark_while, tcp, websocket};
 use crate::target::Target;
 
 impl Proxy {
@@ -23,12 +24,20 @@ impl Proxy {
         let mut key = [0; 16];
         let asked = ask(ctx, &mut key);
         let prober = &self.conduct.prober;
-        let dialled = tcp::dial(target.upstreams(), asked, &self.peers, prober).await;
+        let peers = self.peers.within(self.conduct.patience(ctx).connect);
+        let dialled = tcp::dial(target.upstreams(), asked, &peers, prober).await;
         let answer = match dialled {
             Ok((picked, stream)) => {
                 ctx.picked = Some(picked);
                 let request = self.upgrade_request(session, ctx)?;
-                websocket::exchange(stream, request).await
+                let stop = ctx.stop();
+                tokio::select! {
+                    answer = websocket::exchange(stream, request) => answer,
+                    () = stop.cancelled() => {
+                        let late = self.conduct.timed_out(ctx).or_else(|| ctx.stopped());
+                        Err(late.unwrap_or(Refusal::CircuitClosed))
+                    }
+                }
             }
             Err(refusal) => Err(refusal),
         };
@@ -43,6 +52,7 @@ impl Proxy {
             Ok(websocket::Answer::Switched(mut head, upstream)) => {
                 self.conduct.answered(ctx, 101, false);
                 self.dress(&mut head, ctx)?;
+                ctx.pace = None;
                 head.insert_header("connection", "Upgrade")?;
                 head.insert_header("upgrade", "websocket")?;
                 session.write_response_header(head, false).await?;
@@ -74,10 +84,22 @@ impl Proxy {
         let _open = self.conduct.metrics.websocket_opened();
         adapt::with_guard(session, Control::free);
         let meter = Arc::new(Meter::default());
-        let carrying = websocket::carry(session, upstream, &meter, target.closed());
+        let stop = ctx.stop().child_token();
+        let habits = &self.conduct.stream_habits;
+        let watch = Watch {
+            log: habits.log_messages.then(|| ctx.id()),
+            ..Watch::default()
+        };
+        // Where nothing else ends it, it is its time-out.
+        let why = || ctx.stopped().map_or(SpliceEnd::Idle, SpliceEnd::stopped);
+        let carrying = websocket::carry(session, upstream, (&meter, &watch), &stop, why);
+        let idle = self.conduct.patience(ctx).websocket_idle;
+        let carrying = end_when_idle(carrying, &meter, idle, &stop);
+        let data = || watch.data.load(Ordering::Relaxed);
+        let data = habits.data_is_use.then_some(&data as _);
         let spliced = match target.circuit() {
             Some(circuit) => {
-                mark_while(&self.conduct.activity, circuit, session_id, carrying).await
+                mark_while(&self.conduct.activity, circuit, session_id, data, carrying).await
             }
             None => carrying.await,
         };

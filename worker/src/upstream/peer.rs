@@ -38,6 +38,15 @@ impl PeerTemplate {
         }
     }
 
+    /// The same with another patience to connect.
+    #[must_use]
+    pub fn within(&self, connect: Duration) -> Self {
+        Self {
+            connect,
+            ..self.clone()
+        }
+    }
+
     /// How Pingora reaches an upstream that speaks this protocol.
     ///
     /// # Errors
