@@ -49,14 +49,6 @@ impl<'a> Grant<'a> {
             name: Cow::Owned(named.name.into_owned()),
         }
     }
-
-    /// The same, on its own.
-    pub fn into_owned(self) -> Grant<'static> {
-        Grant {
-            name: Cow::Owned(self.name.into_owned()),
-            given: self.given,
-        }
-    }
 }
 
 /// A name for a grant that is given now (RFC 9562 §5.7).

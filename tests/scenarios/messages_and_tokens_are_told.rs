@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::SinkExt as _;
-use patchbay_common::id::{EndpointId, RouteId, SessionId, UserId};
 use patchbay_tests::browser::Browser;
 use patchbay_tests::eventually::eventually;
 use patchbay_tests::raw::{Connection, OneShotApp};
 use patchbay_tests::rig::{Door, Parts, Rig};
 use patchbay_tests::socket;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -174,32 +173,13 @@ async fn model() -> Result<OneShotApp<()>> {
     .await
 }
 
-async fn send(rig: &Rig, path: &str, body: &Value) -> Result<Value> {
-    let request = rig.opener.client().post(rig.opener.at(path)).json(body);
-    let answer = rig.opener.authorized(request).send().await?;
-    let (status, body) = (answer.status(), answer.text().await?);
-    ensure!(status == 200, "{path} answers {status}: {body}");
-    Ok(serde_json::from_str(&body)?)
-}
-
 async fn tokens_of_a_model(fast_lane: bool) -> Result<()> {
     let rig = Rig::start(Parts::embedded().fast_lane(fast_lane)).await?;
     let app = model().await?;
-    let (id, user) = (EndpointId::random(), UserId::random());
-    let item = json!({
-        "deployment_id": id, "service_name": "my-llm", "open_to_public": true,
-        "tags": {"session": {"user_uuid": user, "project_id": user, "domain_name": "default"},
-            "endpoint": {"id": id, "runtime_variant": "vllm", "existing_url": null}},
-    });
-    let route = json!({"session_id": SessionId::random(), "route_id": RouteId::random(),
-        "kernel_host": app.address.ip().to_string(), "kernel_port": app.address.port()});
-    let opened = send(&rig, "/v2/endpoints/bulk", &json!({"endpoints": [item]})).await?;
-    let url = opened["endpoints"][0]["url"].as_str().context("no URL")?;
-    let routes = json!({"endpoints": [{"deployment_id": id, "routes": [route]}]});
-    send(&rig, "/v2/endpoints/bulk/routes", &routes).await?;
+    let (id, url) = rig.opener.open_endpoint(app.address, true).await?;
 
     let browser = Browser::new()?;
-    let at = format!("{}/v1/chat/completions", url.trim_end_matches('/'));
+    let at = format!("{url}/v1/chat/completions");
     let answer = eventually("the route is served", Duration::from_secs(2), async || {
         browser.get(&at).await?.expect(200)
     })

@@ -30,7 +30,12 @@ impl Sampling {
     /// Whether a request has a line.
     pub(super) fn wants(&self, status: u16, failed: bool, duration: Duration) -> bool {
         let went_well = (200..500).contains(&status) && !failed && !self.is_slow(duration);
-        !went_well || self.every <= 1 || self.seen.fetch_add(1, Ordering::Relaxed) % self.every == 0
+        !went_well
+            || self.every <= 1
+            || self
+                .seen
+                .fetch_add(1, Ordering::Relaxed)
+                .is_multiple_of(self.every)
     }
 }
 

@@ -1,22 +1,24 @@
 //! Grants that count no more: kept with their circuit, told to its worker, noted in the audit.
 
+use patchbay_common::circuit::Circuit;
 use patchbay_common::event::Change;
 use patchbay_common::grant::{Grant, MAX_NAMES, Revocation};
 use patchbay_common::id::CircuitId;
+use patchbay_common::worker::Worker;
 
 use super::{Bench, asked, open, port_worker};
-use crate::store::{Action, AuditFilter, SlotWish, StoreError};
+use crate::store::{Action, AuditFilter, SlotWish, Store, StoreError};
+
+async fn opened(store: &dyn Store) -> (Worker, Circuit) {
+    let registration = port_worker("w", (20000, 20009));
+    let worker = store.register_worker(&registration).await.unwrap();
+    let opened = open(store, &worker, SlotWish::AnyPort).await.unwrap();
+    (worker, opened.circuit)
+}
 
 pub(super) async fn revocations_are_kept_and_told(bench: Bench) {
     let store = &*bench.store;
-    let worker = store
-        .register_worker(&port_worker("w", (20000, 20009)))
-        .await
-        .unwrap();
-    let circuit = open(store, &worker, SlotWish::AnyPort)
-        .await
-        .unwrap()
-        .circuit;
+    let (worker, circuit) = opened(store).await;
     assert!(circuit.revocations.is_empty());
     let one = Revocation::Name("one".into(), None);
     let told = store.revoke(circuit.id, &one, &asked("req-2")).await;
@@ -58,14 +60,7 @@ pub(super) async fn revocations_are_kept_and_told(bench: Bench) {
 
 pub(super) async fn a_full_list_takes_no_more(bench: Bench) {
     let store = &*bench.store;
-    let worker = store
-        .register_worker(&port_worker("w", (20000, 20009)))
-        .await
-        .unwrap();
-    let circuit = open(store, &worker, SlotWish::AnyPort)
-        .await
-        .unwrap()
-        .circuit;
+    let (worker, circuit) = opened(store).await;
     let name = |number: usize| Revocation::Name(format!("n{number}"), None);
     for number in 0..MAX_NAMES {
         store

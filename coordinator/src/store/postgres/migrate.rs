@@ -52,8 +52,8 @@ fn known() -> Result<Vec<Migration>> {
             include_str!("../../../migrations/postgres/V4__route_reports.sql"),
         ),
         (
-            "V6__revocations",
-            include_str!("../../../migrations/postgres/V6__revocations.sql"),
+            "V7__revocations",
+            include_str!("../../../migrations/postgres/V7__revocations.sql"),
         ),
     ];
     let read = |(name, sql)| Migration::unapplied(name, sql).doing(DOING);

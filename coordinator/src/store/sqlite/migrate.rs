@@ -31,8 +31,8 @@ fn known() -> Result<Vec<Migration>> {
             include_str!("../../../migrations/sqlite/V4__route_reports.sql"),
         ),
         (
-            "V6__revocations",
-            include_str!("../../../migrations/sqlite/V6__revocations.sql"),
+            "V7__revocations",
+            include_str!("../../../migrations/sqlite/V7__revocations.sql"),
         ),
     ];
     let read = |(name, sql)| Migration::unapplied(name, sql).doing(DOING);
