@@ -21,7 +21,7 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-pub use sections::{Audit, Failover, Relay, Server};
+pub use sections::{Audit, Failover, Relay, Server, Tokens};
 use sections::{Db, ProxyCoordinator};
 
 /// Where the file may be.
@@ -68,6 +68,8 @@ pub struct Config {
     pub relay: Relay,
     /// `[audit]`.
     pub audit: Audit,
+    /// `[tokens]`.
+    pub tokens: Tokens,
     /// `[failover]`.
     pub failover: Failover,
 }
@@ -171,6 +173,7 @@ impl Config {
             server: l.section("server", Strictness::Ours),
             relay: l.section("relay", Strictness::Ours),
             audit: l.section("audit", Strictness::Ours),
+            tokens: l.section("tokens", Strictness::Ours),
             failover: l.section("failover", Strictness::Ours),
         };
         config.cross_check(l);
@@ -190,6 +193,7 @@ impl Config {
                 15,
             ),
             ("audit.keep", self.audit.keep.0, 7_776_000),
+            ("tokens.keep", self.tokens.keep.0, 2_592_000),
         ];
         for (key, duration, usual) in positive {
             if duration.is_zero() {

@@ -30,7 +30,7 @@ use crate::publish::{Acknowledgements, Bus, Outbox, Publisher, Streams};
 use crate::registry::{Marks, Registry, watch_over};
 use crate::store::{Observer, PostgresStore, SqliteStore, Store};
 use crate::supervise::supervise;
-use crate::upkeep::keep_up;
+use crate::upkeep::{Keep, keep_up};
 
 /// How long the database may take to answer a check.
 const CHECK_WITHIN: Duration = Duration::from_secs(10);
@@ -134,7 +134,10 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         Keeper {
             rooms: Arc::clone(&rooms),
             worker_timeout: config.worker_timeout,
-            audit_kept: config.audit.keep.0,
+            keep: Keep {
+                audit: config.audit.keep.0,
+                tokens: config.tokens.keep.0,
+            },
             failover: FailOver::new(
                 Arc::clone(&rooms.store),
                 rooms.bus.clone(),
@@ -279,7 +282,7 @@ impl Rooms {
 struct Keeper {
     rooms: Arc<Rooms>,
     worker_timeout: Duration,
-    audit_kept: Duration,
+    keep: Keep,
     failover: FailOver,
     collector: Collector,
 }
@@ -306,7 +309,7 @@ impl BackgroundService for Keeper {
             })
         };
         let liveness = supervise("watch over the workers", watching);
-        let upkeep = supervise("upkeep", || keep_up(store, lease, self.audit_kept));
+        let upkeep = supervise("upkeep", || keep_up(store, lease, self.keep));
         let looking = || rooms.health.watch(store, rooms.redis.as_deref());
         let health = supervise("health report", looking);
         let collecting = supervise("collection of idle circuits", || self.collector.run(lease));

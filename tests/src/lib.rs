@@ -6,6 +6,7 @@
 
 pub mod app;
 pub mod browser;
+pub mod churn;
 pub mod consistency;
 pub mod coordinator;
 pub mod differential;

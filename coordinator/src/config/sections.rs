@@ -148,6 +148,22 @@ impl Default for Audit {
     }
 }
 
+/// `[tokens]`: what sessions open their apps with.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Tokens {
+    /// How long one is kept whose session has no circuit.
+    pub keep: Seconds,
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self {
+            keep: Seconds::from_secs(30 * 86_400),
+        }
+    }
+}
+
 /// `[failover]`: where circuits of lost workers go.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]

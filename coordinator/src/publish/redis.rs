@@ -80,7 +80,8 @@ impl Redis {
     pub async fn run(&self, store: &dyn Store, acknowledgements: &Acknowledgements) {
         tokio::join!(
             self.keep_sending(),
-            self.keep_listening(store, acknowledgements)
+            self.keep_listening(acknowledgements),
+            acknowledgements.write_down(store)
         );
     }
 
@@ -126,10 +127,10 @@ impl Redis {
         }
     }
 
-    async fn keep_listening(&self, store: &dyn Store, acknowledgements: &Acknowledgements) {
+    async fn keep_listening(&self, acknowledgements: &Acknowledgements) {
         let mut pause = FIRST_PAUSE;
         loop {
-            match self.listen(store, acknowledgements).await {
+            match self.listen(acknowledgements).await {
                 Ok(()) => {
                     pause = FIRST_PAUSE;
                     // The listener learns at once that the server is gone; the sender, which says
@@ -144,7 +145,7 @@ impl Redis {
     }
 
     /// Listens until the connection ends. An error means that it never got that far.
-    async fn listen(&self, store: &dyn Store, book: &Acknowledgements) -> RedisResult<()> {
+    async fn listen(&self, book: &Acknowledgements) -> RedisResult<()> {
         let open = async {
             let client = self.client().await?;
             let mut subscription = client.get_async_pubsub().await?;
@@ -155,7 +156,7 @@ impl Redis {
         log::debug!("listening to redis");
         loop {
             match tokio::time::timeout(PING_EVERY, messages.next()).await {
-                Ok(Some(message)) => hear(message.get_payload_bytes(), store, book).await,
+                Ok(Some(message)) => hear(message.get_payload_bytes(), book),
                 Ok(None) => return Ok(()),
                 Err(_) => {
                     if within(ANSWER_WITHIN, sink.ping::<redis::Value>())
@@ -304,7 +305,7 @@ impl Publisher for Redis {
 }
 
 /// Takes in one message of the shared channel; all but acknowledgements are others' business.
-async fn hear(wire: &[u8], store: &dyn Store, book: &Acknowledgements) {
+fn hear(wire: &[u8], book: &Acknowledgements) {
     let message = match Message::from_wire(wire) {
         Ok(Some(message)) => message,
         Ok(None) => return,
@@ -320,10 +321,7 @@ async fn hear(wire: &[u8], store: &dyn Store, book: &Acknowledgements) {
         book.serves(circuit.id);
     }
     if let (Some(generation), Some(circuit)) = (message.generation, circuits.first()) {
-        book.reached(circuit.worker, generation);
-        if let Err(error) = store.acknowledge(circuit.worker, generation).await {
-            log::debug!("an acknowledgement could not be kept: {error}");
-        }
+        book.heard(circuit.worker, generation);
     }
 }
 

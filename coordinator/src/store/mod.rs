@@ -37,8 +37,8 @@ pub use endpoint::{
 pub use error::StoreError;
 
 pub use model::{
-    CircuitFilter, Closed, Ended, LoggedEvent, LongOpen, Moved, NewCircuit, Opened, Reuse,
-    SessionToken, SlotWish, WorkerCircuits,
+    CircuitFilter, Closed, Ended, HeldSlot, HeldSlots, LoggedEvent, LongOpen, Moved, NewCircuit,
+    Opened, Reuse, SessionToken, SlotWish, WorkerCircuits,
 };
 pub use report::{CircuitCount, Figures, NodeReport, Observer};
 
@@ -72,6 +72,10 @@ pub trait Store: Send + Sync + 'static {
     async fn add_token(&self, token: &SessionToken) -> Result<()>;
     /// The token of this id.
     async fn token(&self, id: TokenId) -> Result<Option<SessionToken>>;
+
+    /// Forgets tokens minted before `before` whose session has no circuit, the oldest first, at
+    /// most `limit`; answers how many.
+    async fn prune_tokens(&self, before: DateTime<Utc>, limit: usize) -> Result<u64>;
 
     // Workers
 
@@ -118,6 +122,8 @@ pub trait Store: Send + Sync + 'static {
     async fn circuit(&self, id: CircuitId) -> Result<Option<Circuit>>;
     /// A worker's circuits and the generation they add up to, as of one moment.
     async fn worker_circuits(&self, id: WorkerId) -> Result<Option<WorkerCircuits>>;
+    /// The slots that a worker's circuits hold and the generation they add up to, as of one moment.
+    async fn held_slots(&self, id: WorkerId) -> Result<Option<HeldSlots>>;
 
     /// Closes these circuits in one transaction; those that do not exist are passed over.
     async fn close_circuits(&self, ids: &[CircuitId], cause: &Cause) -> Result<Vec<Closed>>;

@@ -241,6 +241,7 @@ on_every_store! {
     workers::registering_at_once_makes_one_worker,
     workers::names_move_with_the_domain,
     workers::tokens_are_kept,
+    workers::old_tokens_are_forgotten,
     openings::long_open_circuits_of_people_are_listed_by_page,
     log::events_add_up_to_the_circuits,
     log::the_log_knows_how_far_it_reaches,

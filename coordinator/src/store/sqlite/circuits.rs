@@ -15,7 +15,8 @@ use crate::store::audit::Record;
 use crate::store::error::Doing;
 use crate::store::stored::{self, CircuitRow};
 use crate::store::{
-    Action, Cause, Closed, LongOpen, NewCircuit, Opened, Result, Reuse, StoreError, WorkerCircuits,
+    Action, Cause, Closed, HeldSlot, HeldSlots, LongOpen, NewCircuit, Opened, Result, Reuse,
+    StoreError, WorkerCircuits,
 };
 
 const OPENING: &str = "opening a circuit";
@@ -300,6 +301,32 @@ pub(super) fn of_worker(tx: &Transaction<'_>, id: WorkerId) -> Result<Option<Wor
     }
     Ok(Some(WorkerCircuits {
         circuits: select(tx, "c.worker = ?1", &id.to_string())?,
+        generation: events::generation(tx, id)?,
+    }))
+}
+
+/// The slots that a worker's circuits hold, and its generation.
+pub(super) fn held_slots(tx: &Transaction<'_>, id: WorkerId) -> Result<Option<HeldSlots>> {
+    if workers::get(tx, id)?.is_none() {
+        return Ok(None);
+    }
+    let slots = tx
+        .prepare_cached(
+            "SELECT id, port, subdomain FROM circuits WHERE worker = ?1 ORDER BY created_at, id",
+        )
+        .and_then(|mut statement| {
+            let slot = |row: &rusqlite::Row<'_>| {
+                Ok(HeldSlot {
+                    circuit: CircuitId(rows::uuid(row, 0)?),
+                    port: row.get(1)?,
+                    subdomain: row.get(2)?,
+                })
+            };
+            statement.query_map([id.to_string()], slot)?.collect()
+        })
+        .doing("listing slots")?;
+    Ok(Some(HeldSlots {
+        slots,
         generation: events::generation(tx, id)?,
     }))
 }

@@ -34,7 +34,7 @@ pub use connection::SqliteStore;
 
 use super::error::Doing as _;
 use super::{
-    AuditEntry, AuditFilter, Cause, CircuitFilter, Closed, Ended, Figures, HealthCheck,
+    AuditEntry, AuditFilter, Cause, CircuitFilter, Closed, Ended, Figures, HealthCheck, HeldSlots,
     LoggedEvent, LongOpen, Moved, NewCircuit, NewEndpoint, NodeReport, Opened, Rerouted, Rerouting,
     Result, Reuse, RouteChange, SessionToken, Store, WorkerCircuits, fit,
 };
@@ -75,6 +75,11 @@ impl Store for SqliteStore {
 
     async fn token(&self, id: TokenId) -> Result<Option<SessionToken>> {
         self.look("reading a token", move |tx| tokens::get(tx, id))
+            .await
+    }
+
+    async fn prune_tokens(&self, before: DateTime<Utc>, limit: usize) -> Result<u64> {
+        self.change("pruning tokens", move |tx| tokens::prune(tx, before, limit))
             .await
     }
 
@@ -173,6 +178,11 @@ impl Store for SqliteStore {
 
     async fn worker_circuits(&self, id: WorkerId) -> Result<Option<WorkerCircuits>> {
         self.look("listing circuits", move |tx| circuits::of_worker(tx, id))
+            .await
+    }
+
+    async fn held_slots(&self, id: WorkerId) -> Result<Option<HeldSlots>> {
+        self.look("listing slots", move |tx| circuits::held_slots(tx, id))
             .await
     }
 
