@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, ApiSettings, App, Health, Metrics, Relay};
 use crate::circuits::{Closer, Endpoints, FailOver, Opener};
-use crate::collect::{Collector, LastUses};
+use crate::collect::{Collector, LastUses, ToldUses};
 use crate::config::{Config, Database};
 use crate::lease::Lease;
 use crate::listen::accept;
@@ -236,7 +236,10 @@ impl Rooms {
     }
 
     fn collector(&self, idle_after: Duration) -> Collector {
-        let uses = self.redis.clone().map(|redis| redis as Arc<dyn LastUses>);
+        let uses: Arc<dyn LastUses> = match &self.redis {
+            Some(redis) => Arc::clone(redis) as _,
+            None => Arc::new(ToldUses::new(Arc::clone(&self.store))),
+        };
         let closer = Closer::new(Arc::clone(&self.store), self.bus.clone());
         Collector::new(Arc::clone(&self.store), closer, uses, idle_after)
     }
@@ -251,7 +254,11 @@ impl Rooms {
                 Arc::clone(&self.acknowledgements),
                 config.server.acknowledgement_timeout.0,
             )),
-            marks: Marks::new(self.redis.clone(), config.idle_after),
+            marks: Marks::new(
+                Arc::clone(&self.store),
+                self.redis.clone(),
+                config.idle_after,
+            ),
             endpoints: Arc::new(Endpoints::new(
                 Arc::clone(&self.store),
                 self.bus.clone(),

@@ -32,6 +32,7 @@ mod malformed_requests_are_refused;
 mod mistakes_are_reported_at_check;
 mod open_an_app_by_port;
 mod open_an_app_by_subdomain;
+mod ports_known_by_other_numbers;
 mod relayed_by_the_coordinator;
 mod request_id_is_carried;
 mod routes_tell_how_they_are;

@@ -28,6 +28,7 @@ mod route_health;
 mod routes;
 mod serve;
 mod slots;
+mod uses;
 mod view;
 mod workers;
 

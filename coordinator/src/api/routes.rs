@@ -9,7 +9,7 @@ use super::endpoints::{bulk, single};
 use super::error::ApiError;
 use super::{
     App, audit, circuits, cors, edge, events, fleet, health, mappings, metrics, openapi, proxy,
-    relay, route_health, slots, workers,
+    relay, route_health, slots, uses, workers,
 };
 
 /// The whole API.
@@ -91,6 +91,7 @@ fn conditions() -> Router<App> {
             "/api/worker/{id}/route-health",
             shared(post(route_health::report)),
         )
+        .route("/api/worker/{id}/uses", shared(post(uses::note)))
 }
 
 /// What the Manager calls for model serving.

@@ -13,6 +13,7 @@ use futures_util::StreamExt as _;
 use patchbay_common::config::{HostPort, RedisAddress, Secret};
 use patchbay_common::event::{CHANNEL, Change, FROM_COORDINATOR, Message};
 use patchbay_common::id::CircuitId;
+use patchbay_common::use_report::CircuitUse;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo as _,
@@ -27,6 +28,9 @@ use crate::store::Store;
 const LIVE: i64 = 2;
 const LAST_SEEN: &str = "proxy-worker.last_seen";
 const LAST_SEEN_KEPT: i64 = 172_800;
+/// Seconds that a mark of last use is kept, and a count of requests.
+const MARK_KEPT: u64 = 172_800;
+const COUNT_KEPT: i64 = 3_600;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -250,6 +254,31 @@ impl Redis {
                 .await
         })
         .await
+    }
+
+    /// Leaves marks of use as the incumbent's workers do (contract/events.md §8).
+    ///
+    /// # Errors
+    /// If Redis does not take them.
+    pub async fn note(&self, uses: &[CircuitUse]) -> Result<(), PublishError> {
+        if uses.is_empty() {
+            return Ok(());
+        }
+        let mut marks = redis::pipe();
+        for used in uses {
+            let id = used.circuit;
+            let last = used.last.timestamp_micros() as f64 / 1e6;
+            marks
+                .set_ex(format!("circuit.{id}.last_access"), last.to_string(), MARK_KEPT)
+                .ignore();
+            if used.requests > 0 {
+                let key = format!("circuit.{id}.requests");
+                marks.incr(&key, used.requests).ignore();
+                marks.expire(&key, COUNT_KEPT).ignore();
+            }
+        }
+        self.use_sender(async |connection| marks.exec_async(connection).await)
+            .await
     }
 
     /// The marks of these circuits' last uses, as they were written (contract/events.md §8), in

@@ -27,6 +27,7 @@ use chrono::{DateTime, Utc};
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
 use patchbay_common::route_report::RouteReport;
+use patchbay_common::use_report::{CircuitUse, UseReport};
 use patchbay_common::worker::{AppFilter, Registration, Worker};
 use uuid::Uuid;
 
@@ -153,6 +154,19 @@ pub trait Store: Send + Sync + 'static {
         after: Option<CircuitId>,
         limit: usize,
     ) -> Result<Vec<LongOpen>>;
+
+    /// Notes how circuits were used, as a node tells; circuits that do not exist are passed over.
+    /// False if there is no such worker.
+    async fn note_uses(
+        &self,
+        worker: WorkerId,
+        node: Option<&str>,
+        report: &UseReport,
+    ) -> Result<bool>;
+    /// What was noted of these circuits' use; nothing of those without a note.
+    async fn uses(&self, ids: &[CircuitId]) -> Result<Vec<CircuitUse>>;
+    /// The workers whose every node has told all it knew of uses since.
+    async fn told_all_uses(&self, since: DateTime<Utc>) -> Result<Vec<WorkerId>>;
 
     /// Moves circuits of a lost worker to one that is alive, each to the slot it has; those whose
     /// slot is taken there stay, and all do if the workers are not what they were.

@@ -223,6 +223,8 @@ pub struct LoggedEvent {
 pub struct LongOpen {
     /// Its key.
     pub id: CircuitId,
+    /// Where it is.
+    pub worker: WorkerId,
     /// App or service name.
     pub app: Option<String>,
     /// When it was opened.

@@ -7,6 +7,7 @@ use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, WorkerId};
 use patchbay_common::request_id::{self, RequestId};
 use patchbay_common::route_report::RouteReport;
+use patchbay_common::use_report::UseReport;
 use patchbay_common::worker::Registration;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
@@ -203,6 +204,21 @@ impl Coordinator {
         report: &RouteReport,
     ) -> Result<(), CallError> {
         let path = format!("/api/worker/{worker}/route-health");
+        let call = Call::new(self, Method::POST, &path);
+        let request = call.request.json(report);
+        body(&call.name, request, MAX_ANSWER).await.map(drop)
+    }
+
+    /// Tells which circuits were used.
+    ///
+    /// # Errors
+    /// Why it failed.
+    pub async fn report_uses(
+        &self,
+        worker: WorkerId,
+        report: &UseReport,
+    ) -> Result<(), CallError> {
+        let path = format!("/api/worker/{worker}/uses");
         let call = Call::new(self, Method::POST, &path);
         let request = call.request.json(report);
         body(&call.name, request, MAX_ANSWER).await.map(drop)

@@ -2,7 +2,7 @@
 //! the coordinator's own stream, are numbered by generation, and are made good by a full fetch
 //! wherever one may be missing. One task (`keeper`) changes the table, and `state` alone decides
 //! what a message means. The room also tells the coordinator that the worker lives and serves,
-//! and writes marks of use to Redis. It refuses to know requests and listeners: `wiring` starts
+//! and leaves marks of use in Redis or, without one, with the coordinator. It refuses to know requests and listeners: `wiring` starts
 //! it, `proxy` and `stream` leave marks in [`Activity`], `setup` borrows [`Coordinator`].
 
 mod acknowledge;
@@ -95,7 +95,7 @@ impl Link {
         let working = CancellationToken::new();
         let link = Self {
             coordinator: Coordinator::new(config)?,
-            activity: Arc::new(Activity::new(config.redis.is_some())),
+            activity: Arc::new(Activity::new(true)),
             board: Board::new(config.redis.is_some()),
             beating: working.child_token(),
             working,
@@ -117,12 +117,16 @@ impl Link {
         if let Some(redis) = &redis {
             let hearing = subscriber::run(redis.clone(), inbox.clone(), link.board.clone());
             link.spawn(&link.working, hearing);
-            link.tasks.spawn(Writer::new(redis.clone()).run(
-                Arc::clone(&link.activity),
-                config.sync.activity_interval.0,
-                link.working.clone(),
-            ));
         }
+        let writer = match &redis {
+            Some(redis) => Writer::to_redis(redis.clone()),
+            None => Writer::to_coordinator(link.coordinator.clone(), link.board.clone()),
+        };
+        link.tasks.spawn(writer.run(
+            Arc::clone(&link.activity),
+            config.sync.activity_interval.0,
+            link.working.clone(),
+        ));
         link.join(config, tools, inbox, outlet);
         Ok(link)
     }

@@ -187,6 +187,14 @@ const WORKER_CALLS: &[Operation] = &[
         "What a node (X-Patchbay-Node) says of its routes, in place of what it said before",
     )
     .body("RouteReport"),
+    Operation::new(
+        "post",
+        "/api/worker/{id}/uses",
+        WORKERS,
+        DONE,
+        "What a node (X-Patchbay-Node) without Redis tells of how circuits were used",
+    )
+    .body("UseReport"),
     get(
         "/v1/api/worker",
         WORKERS,

@@ -326,6 +326,11 @@ const OBJECTS: &[(&str, &str)] = &[
         "node: text\nstatus: state\nsince: time?\nlast_error: text?\nreported_at: time",
     ),
     ("RouteReport", "circuits: CircuitReport[]\ntruncated?: flag"),
+    ("UseReport", "circuits: CircuitUse[]\ncomplete?: flag"),
+    (
+        "CircuitUse",
+        "circuit: uuid\nlast: time\nrequests?: count",
+    ),
     (
         "CircuitReport",
         "circuit: uuid\nroutes: count\ndown: DownRoute[]",

@@ -332,7 +332,7 @@ pub(super) async fn long_open(
 ) -> Result<Vec<LongOpen>> {
     let statement = client
         .prepare_cached(
-            "SELECT id, app, created_at FROM circuits WHERE app_mode::text = 'INTERACTIVE' \
+            "SELECT id, app, created_at, worker FROM circuits WHERE app_mode::text = 'INTERACTIVE' \
              AND protocol::text IN ('HTTP', 'TCP') AND created_at < $1 \
              AND ($2::uuid IS NULL OR id > $2) ORDER BY id LIMIT $3",
         )
@@ -348,6 +348,7 @@ pub(super) async fn long_open(
             id: CircuitId(row.try_get(0)?),
             app: row.try_get(1)?,
             opened: row.try_get(2)?,
+            worker: WorkerId(row.try_get(3)?),
         })
     };
     rows.and_then(|rows| rows.iter().map(read).collect())

@@ -22,6 +22,7 @@ mod reports;
 mod rows;
 mod sessions;
 mod tokens;
+mod uses;
 mod workers;
 
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use deadpool_postgres::Object;
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
 use patchbay_common::route_report::RouteReport;
+use patchbay_common::use_report::{CircuitUse, UseReport};
 use patchbay_common::worker::{AppFilter, Registration, Worker};
 use uuid::Uuid;
 
@@ -263,6 +265,29 @@ impl Store for PostgresStore {
             after,
             limit
         ))
+    }
+
+    async fn note_uses(
+        &self,
+        worker: WorkerId,
+        node: Option<&str>,
+        report: &UseReport,
+    ) -> Result<bool> {
+        change!(self.pool, "noting uses of circuits", |tx| uses::note(
+            &tx, worker, node, report
+        ))
+    }
+
+    async fn uses(&self, ids: &[CircuitId]) -> Result<Vec<CircuitUse>> {
+        direct!(self.pool, "reading uses of circuits", |client| uses::of(
+            &client, ids
+        ))
+    }
+
+    async fn told_all_uses(&self, since: DateTime<Utc>) -> Result<Vec<WorkerId>> {
+        direct!(self.pool, "reading uses of circuits", |client| {
+            uses::told_all(&client, since)
+        })
     }
 
     async fn move_circuits(

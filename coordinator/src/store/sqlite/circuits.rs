@@ -224,8 +224,8 @@ pub(super) fn long_open(
 ) -> Result<Vec<LongOpen>> {
     let after = after.map(|id| id.to_string()).unwrap_or_default();
     tx.prepare_cached(
-        "SELECT id, app, created_at FROM circuits WHERE app_mode = 'INTERACTIVE' \
-         AND protocol IN ('HTTP', 'TCP') AND created_at < ?1 AND id > ?2 ORDER BY id LIMIT ?3",
+        "SELECT id, app, created_at, worker FROM circuits \
+         WHERE app_mode = 'INTERACTIVE' AND protocol IN ('HTTP', 'TCP') AND created_at < ?1 AND id > ?2 ORDER BY id LIMIT ?3",
     )
     .and_then(|mut statement| {
         let wanted = params![
@@ -239,6 +239,7 @@ pub(super) fn long_open(
                     id: CircuitId(rows::uuid(row, 0)?),
                     app: row.get(1)?,
                     opened: rows::time(row, 2)?,
+                    worker: WorkerId(rows::uuid(row, 3)?),
                 })
             })?
             .collect()

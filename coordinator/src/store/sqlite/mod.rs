@@ -17,6 +17,7 @@ mod reports;
 mod rows;
 mod sessions;
 mod tokens;
+mod uses;
 mod workers;
 
 use std::time::Duration;
@@ -26,6 +27,7 @@ use chrono::{DateTime, Utc};
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
 use patchbay_common::route_report::RouteReport;
+use patchbay_common::use_report::{CircuitUse, UseReport};
 use patchbay_common::worker::{AppFilter, Registration, Worker};
 use uuid::Uuid;
 
@@ -240,6 +242,32 @@ impl Store for SqliteStore {
     ) -> Result<Vec<LongOpen>> {
         self.look("listing circuits", move |tx| {
             circuits::long_open(tx, opened_before, after, limit)
+        })
+        .await
+    }
+
+    async fn note_uses(
+        &self,
+        worker: WorkerId,
+        node: Option<&str>,
+        report: &UseReport,
+    ) -> Result<bool> {
+        let (node, report) = (node.map(str::to_owned), report.clone());
+        self.change("noting uses of circuits", move |tx| {
+            uses::note(tx, worker, node.as_deref(), &report)
+        })
+        .await
+    }
+
+    async fn uses(&self, ids: &[CircuitId]) -> Result<Vec<CircuitUse>> {
+        let ids = ids.to_vec();
+        self.look("reading uses of circuits", move |tx| uses::of(tx, &ids))
+            .await
+    }
+
+    async fn told_all_uses(&self, since: DateTime<Utc>) -> Result<Vec<WorkerId>> {
+        self.look("reading uses of circuits", move |tx| {
+            uses::told_all(tx, since)
         })
         .await
     }
