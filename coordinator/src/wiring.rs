@@ -26,7 +26,7 @@ use crate::config::{Config, Database};
 use crate::lease::Lease;
 use crate::listen::accept;
 use crate::publish::redis::Redis;
-use crate::publish::{Acknowledgements, Bus, Outbox, Publisher, Streams};
+use crate::publish::{Acknowledgements, Bus, Outbox, Presence, Publisher, Streams};
 use crate::registry::{Marks, Registry, watch_over};
 use crate::store::{Observer, PostgresStore, SqliteStore, Store};
 use crate::supervise::supervise;
@@ -144,6 +144,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
                 config.failover.across_hosts,
             ),
             collector: rooms.collector(config.idle_after),
+            presence: Presence::new(&config.name, config.announce.clone()),
         },
     ));
     let mut serving = background_service(
@@ -292,6 +293,7 @@ struct Keeper {
     keep: Keep,
     failover: FailOver,
     collector: Collector,
+    presence: Presence,
 }
 
 #[async_trait]
@@ -302,7 +304,11 @@ impl BackgroundService for Keeper {
         let redis = async {
             let Some(redis) = &rooms.redis else { return };
             let link = || Box::pin(redis.run(store, &rooms.acknowledgements));
-            supervise("link to redis", link).await;
+            let present = || self.presence.keep(redis);
+            tokio::join!(
+                supervise("link to redis", link),
+                supervise("record in redis", present)
+            );
         };
         let outbox = supervise("outbox", || async {
             let mut outbox = rooms.outbox.lock().await;

@@ -26,6 +26,8 @@ use crate::store::Store;
 
 /// The database with what changes quickly; channels have none.
 const LIVE: i64 = 2;
+/// The database with the records of processes.
+const STATISTICS: i64 = 0;
 const LAST_SEEN: &str = "proxy-worker.last_seen";
 const LAST_SEEN_KEPT: i64 = 172_800;
 /// Seconds that a mark of last use is kept, and a count of requests.
@@ -151,7 +153,7 @@ impl Redis {
     /// Listens until the connection ends. An error means that it never got that far.
     async fn listen(&self, book: &Acknowledgements) -> RedisResult<()> {
         let open = async {
-            let client = self.client().await?;
+            let client = self.client(LIVE).await?;
             let mut subscription = client.get_async_pubsub().await?;
             subscription.subscribe(CHANNEL).await?;
             Ok::<_, RedisError>(subscription.split())
@@ -179,7 +181,7 @@ impl Redis {
             .set_connection_timeout(Some(CONNECT_WITHIN))
             .set_response_timeout(Some(ANSWER_WITHIN));
         let open = async {
-            let client = self.client().await?;
+            let client = self.client(LIVE).await?;
             client
                 .get_multiplexed_async_connection_with_config(&config)
                 .await
@@ -188,7 +190,7 @@ impl Redis {
     }
 
     /// A client for the server, wherever it is now.
-    async fn client(&self) -> RedisResult<Client> {
+    async fn client(&self, database: i64) -> RedisResult<Client> {
         let address = match &self.settings.address {
             RedisAddress::Single(address) => address.clone(),
             RedisAddress::Sentinel {
@@ -196,7 +198,7 @@ impl Redis {
                 service_name,
             } => find_master(nodes, service_name).await?,
         };
-        let mut login = RedisConnectionInfo::default().set_db(LIVE);
+        let mut login = RedisConnectionInfo::default().set_db(database);
         if let Some(password) = &self.settings.password {
             login = login.set_password(password.expose());
         }
@@ -254,6 +256,32 @@ impl Redis {
                 .await
         })
         .await
+    }
+
+    /// Leaves a record, which lasts for so long, on a connection of its own: that of the marks is
+    /// in another database.
+    ///
+    /// # Errors
+    /// If Redis does not take it.
+    pub async fn leave_record(
+        &self,
+        key: &str,
+        fields: &[(&str, String)],
+        lasts: Duration,
+    ) -> RedisResult<()> {
+        let leave = async {
+            let client = self.client(STATISTICS).await?;
+            let mut connection = client.get_multiplexed_async_connection().await?;
+            let seconds = i64::try_from(lasts.as_secs()).unwrap_or(i64::MAX);
+            redis::pipe()
+                .hset_multiple(key, fields)
+                .ignore()
+                .expire(key, seconds)
+                .ignore()
+                .exec_async(&mut connection)
+                .await
+        };
+        within(CONNECT_WITHIN, leave).await
     }
 
     /// Leaves marks of use as the incumbent's workers do (contract/events.md §8).
