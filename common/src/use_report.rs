@@ -77,6 +77,9 @@ mod tests {
         };
         assert_eq!(report.merged(now), [used(0, MOST_REQUESTS)]);
         let written = serde_json::to_value(&report).unwrap();
-        assert_eq!(serde_json::from_value::<UseReport>(written).unwrap(), report);
+        assert_eq!(
+            serde_json::from_value::<UseReport>(written).unwrap(),
+            report
+        );
     }
 }

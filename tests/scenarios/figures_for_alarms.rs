@@ -97,7 +97,9 @@ async fn the_manager_finds_the_metrics() -> Result<()> {
         .query_async(&mut connection)
         .await?;
     let endpoint: serde_json::Value = serde_json::from_str(&endpoint)?;
-    let place = endpoint["prometheus_address"].as_str().context("no address")?;
+    let place = endpoint["prometheus_address"]
+        .as_str()
+        .context("no address")?;
     let url = format!("http://{place}/metrics");
     let answer = rig.opener.client().get(url).send().await?;
     ensure!(answer.status() == 200, "{endpoint}: {}", answer.status());

@@ -17,7 +17,10 @@ async fn each_is_served_where_it_is_bound() -> Result<()> {
         OUTSIDE + (last - first)
     );
     ensure!(file.contains("advertised_host"), "another file: {file}");
-    std::fs::write(&rig.worker.config, file.replace("advertised_host", &outside))?;
+    std::fs::write(
+        &rig.worker.config,
+        file.replace("advertised_host", &outside),
+    )?;
     rig.worker.program.kill().await?;
     rig.worker.start_again().await?;
 

@@ -297,7 +297,11 @@ impl Redis {
             let id = used.circuit;
             let last = used.last.timestamp_micros() as f64 / 1e6;
             marks
-                .set_ex(format!("circuit.{id}.last_access"), last.to_string(), MARK_KEPT)
+                .set_ex(
+                    format!("circuit.{id}.last_access"),
+                    last.to_string(),
+                    MARK_KEPT,
+                )
                 .ignore();
             if used.requests > 0 {
                 let key = format!("circuit.{id}.requests");

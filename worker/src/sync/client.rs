@@ -213,11 +213,7 @@ impl Coordinator {
     ///
     /// # Errors
     /// Why it failed.
-    pub async fn report_uses(
-        &self,
-        worker: WorkerId,
-        report: &UseReport,
-    ) -> Result<(), CallError> {
+    pub async fn report_uses(&self, worker: WorkerId, report: &UseReport) -> Result<(), CallError> {
         let path = format!("/api/worker/{worker}/uses");
         let call = Call::new(self, Method::POST, &path);
         let request = call.request.json(report);

@@ -57,9 +57,10 @@ impl Crowds {
             served
         };
         if !served {
-            let turn = Turn {
+            let mut turn = Turn {
                 crowds: Arc::clone(self),
                 worker,
+                over: false,
             };
             let pool = Arc::clone(pool);
             tokio::spawn(async move {
@@ -80,16 +81,19 @@ impl Crowds {
 struct Turn {
     crowds: Arc<Crowds>,
     worker: WorkerId,
+    over: bool,
 }
 
 impl Turn {
     /// What goes together next; `None` once nobody waits, and then the turn is over.
-    fn next(&self) -> Option<Vec<Asked>> {
+    fn next(&mut self) -> Option<Vec<Asked>> {
         let mut waiting = self.crowds.waiting();
         let queue = waiting.get_mut(&self.worker)?;
         let (batch, rest) = split(std::mem::take(queue));
         *queue = rest;
         if batch.is_empty() {
+            // From here on somebody else may serve.
+            self.over = true;
             waiting.remove(&self.worker);
             return None;
         }
@@ -99,8 +103,10 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        // Nothing is left here unless the serving broke off; then the openers are told so.
-        self.crowds.waiting().remove(&self.worker);
+        // If the serving broke off, the openers are told so, and the next one serves.
+        if !self.over {
+            self.crowds.waiting().remove(&self.worker);
+        }
     }
 }
 
