@@ -204,7 +204,7 @@ async fn without_redis_what_workers_tell_decides() {
     let known = bench.store.uses(&[idle, used]).await.unwrap();
     assert_eq!((known.len(), known[0].requests), (1, 2));
 
-    // Two hours after the last use, both are idle; the one that is used within them is not.
+    // Now what is not named was not used.
     assert!(told("node-1", true).await);
     let soon = Utc::now() + TimeDelta::minutes(30);
     bench.collector.round(&uses, soon).await.unwrap();

@@ -138,6 +138,7 @@ impl Activity {
 
     /// Puts back what could not be written; marks left meanwhile are merged with it.
     fn put_back(&self, taken: Taken) {
+        self.overflowed.fetch_or(taken.overflowed, Relaxed);
         for (id, last, requests) in taken.circuits {
             self.leave(&self.circuits, id, last, requests);
         }
@@ -226,7 +227,7 @@ enum Way {
 
 impl Writer {
     /// Leaves them in Redis.
-    pub(super) fn to_redis(link: RedisLink) -> Self {
+    pub(super) fn for_redis(link: RedisLink) -> Self {
         Self {
             way: Way::Redis(LiveConnection::new(link, LIVE_DB)),
             outage: Outage::new("writing activity marks"),
@@ -234,7 +235,7 @@ impl Writer {
     }
 
     /// Tells the coordinator.
-    pub(super) fn to_coordinator(coordinator: Coordinator, board: Board) -> Self {
+    pub(super) fn for_coordinator(coordinator: Coordinator, board: Board) -> Self {
         Self {
             way: Way::Coordinator {
                 coordinator,

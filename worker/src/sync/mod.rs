@@ -119,8 +119,8 @@ impl Link {
             link.spawn(&link.working, hearing);
         }
         let writer = match &redis {
-            Some(redis) => Writer::to_redis(redis.clone()),
-            None => Writer::to_coordinator(link.coordinator.clone(), link.board.clone()),
+            Some(redis) => Writer::for_redis(redis.clone()),
+            None => Writer::for_coordinator(link.coordinator.clone(), link.board.clone()),
         };
         link.tasks.spawn(writer.run(
             Arc::clone(&link.activity),

@@ -32,6 +32,15 @@ const fn get(
     Operation::new("get", path, tag, answer, summary)
 }
 
+const fn post(
+    path: &'static str,
+    tag: &'static str,
+    answer: Answer,
+    summary: &'static str,
+) -> Operation {
+    Operation::new("post", path, tag, answer, summary)
+}
+
 const DONE: Answer = Answer::Json("Success");
 const SYSTEM: &str = "system";
 const WORKERS: &str = "workers";
@@ -171,24 +180,21 @@ const WORKER_CALLS: &[Operation] = &[
         "A worker's changes as they happen",
     )
     .refusals(&[503]),
-    Operation::new(
-        "post",
+    post(
         "/api/worker/{id}/acknowledgements",
         WORKERS,
         DONE,
         "The worker serves everything up to a generation",
     )
     .body("Acknowledgement"),
-    Operation::new(
-        "post",
+    post(
         "/api/worker/{id}/route-health",
         WORKERS,
         DONE,
         "What a node (X-Patchbay-Node) says of its routes, in place of what it said before",
     )
     .body("RouteReport"),
-    Operation::new(
-        "post",
+    post(
         "/api/worker/{id}/uses",
         WORKERS,
         DONE,
@@ -280,8 +286,7 @@ const CIRCUIT_CALLS: &[Operation] = &[
 ];
 
 const OPENING_CALLS: &[Operation] = &[
-    Operation::new(
-        "post",
+    post(
         "/v2/conf",
         OPENERS,
         Answer::Json("Token"),
@@ -298,8 +303,7 @@ const OPENING_CALLS: &[Operation] = &[
     .access(Access::Open)
     .query(OPENING)
     .refusals(&[401, 404, 409, 503]),
-    Operation::new(
-        "post",
+    post(
         "/v2/proxy/auth",
         OPENERS,
         Answer::Lead,
@@ -309,8 +313,7 @@ const OPENING_CALLS: &[Operation] = &[
     .access(Access::Open)
     .body("Opening")
     .refusals(&[401, 404, 409, 503]),
-    Operation::new(
-        "post",
+    post(
         "/api/v1/route",
         OPENERS,
         Answer::Json("Hosting"),
@@ -348,8 +351,7 @@ const OPENING_CALLS: &[Operation] = &[
 ];
 
 const ENDPOINT_CALLS: &[Operation] = &[
-    Operation::new(
-        "post",
+    post(
         "/v2/endpoints/bulk",
         ENDPOINTS,
         Answer::Json("EndpointsOpened"),
@@ -365,32 +367,28 @@ const ENDPOINT_CALLS: &[Operation] = &[
         "Forget endpoints and close their circuits",
     )
     .body("EndpointIds"),
-    Operation::new(
-        "post",
+    post(
         "/v2/endpoints/bulk/routes",
         ENDPOINTS,
         Answer::Json("EndpointOutcomes"),
         "Give endpoints these routes and no others",
     )
     .body("EndpointRoutes"),
-    Operation::new(
-        "post",
+    post(
         "/v2/endpoints/bulk/routes/register",
         ENDPOINTS,
         Answer::Json("RoutesRegistered"),
         "Add routes",
     )
     .body("EndpointRoutes"),
-    Operation::new(
-        "post",
+    post(
         "/v2/endpoints/bulk/routes/unregister",
         ENDPOINTS,
         Answer::Json("RoutesUnregistered"),
         "Drop routes",
     )
     .body("EndpointRouteIds"),
-    Operation::new(
-        "post",
+    post(
         "/v2/endpoints/{id}",
         ENDPOINTS,
         Answer::Json("EndpointOpened"),
@@ -413,8 +411,7 @@ const ENDPOINT_CALLS: &[Operation] = &[
         "How an endpoint's routes are probed",
     )
     .body("HealthCheckSetting"),
-    Operation::new(
-        "post",
+    post(
         "/v2/endpoints/{id}/token",
         ENDPOINTS,
         Answer::Json("EndpointToken"),
@@ -430,8 +427,7 @@ const OWN_CALLS: &[Operation] = &[
         Answer::Json("FleetList"),
         "All workers, without their slots",
     ),
-    Operation::new(
-        "post",
+    post(
         "/workers/register",
         OWN,
         Answer::Json("Joined"),
@@ -445,8 +441,7 @@ const OWN_CALLS: &[Operation] = &[
         DONE,
         "The worker, or the node that X-Patchbay-Node names, leaves",
     ),
-    Operation::new(
-        "post",
+    post(
         "/routes",
         OWN,
         Answer::Json("Mapping"),
