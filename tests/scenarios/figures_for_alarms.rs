@@ -29,6 +29,8 @@ async fn a_pool_that_runs_dry_is_seen() -> Result<()> {
 
     rig.open_many(2).await?;
     let text = scrape(&rig).await?;
+    // By the incumbent's name.
+    ensure!(value(&text, "backendai_memory_used_rss")? > 1e6, "{text}");
     let expected = [
         (free, 0.0),
         ("patchbay_coordinator_slots_used{worker=\"worker-1\"}", 2.0),

@@ -8,6 +8,7 @@ mod accept;
 mod audit;
 mod auth;
 mod circuits;
+mod compat;
 mod cors;
 mod edge;
 mod endpoints;

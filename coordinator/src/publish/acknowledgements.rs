@@ -1,6 +1,7 @@
 //! What workers say they serve, and who waits for it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
@@ -25,6 +26,7 @@ pub struct Acknowledgements {
     /// Generations that the store has not been told of; one entry a worker.
     unwritten: DashMap<WorkerId, u64>,
     heard: Notify,
+    heard_so_far: AtomicU64,
     waits: Option<Waits>,
 }
 
@@ -55,9 +57,15 @@ impl Acknowledgements {
     /// As [`Acknowledgements::reached`], and the store is to hear of it soon, for openers that wait
     /// at other coordinators.
     pub fn heard(&self, worker: WorkerId, generation: u64) {
+        self.heard_so_far.fetch_add(1, Ordering::Relaxed);
         self.reached(worker, generation);
         self.note(worker, generation);
         self.heard.notify_one();
+    }
+
+    /// How many were heard since the start.
+    pub fn heard_so_far(&self) -> u64 {
+        self.heard_so_far.load(Ordering::Relaxed)
     }
 
     fn note(&self, worker: WorkerId, generation: u64) {

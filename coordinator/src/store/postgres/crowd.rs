@@ -17,7 +17,7 @@ use patchbay_common::timestamp;
 use tokio::sync::oneshot;
 
 use super::allot::Allotment;
-use super::attempt::change;
+use super::attempt::{again, change};
 use super::pool::{self, Pool};
 use super::{audit, circuits, endpoints, events, workers};
 use crate::store::audit::Record;

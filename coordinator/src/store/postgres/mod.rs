@@ -38,7 +38,7 @@ use patchbay_common::use_report::{CircuitUse, UseReport};
 use patchbay_common::worker::{AppFilter, Registration, Worker};
 use uuid::Uuid;
 
-use attempt::{change, direct, look};
+use attempt::{again, change, direct, look};
 use crowd::Crowds;
 use pool::Pool;
 pub use pool::PostgresConfig;
