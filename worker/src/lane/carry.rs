@@ -8,10 +8,12 @@ use pingora_core::protocols::IO;
 use tokio_util::sync::WaitForCancellationFuture;
 
 use super::answer;
-use super::connection::{Connection, Memory, READ};
-use super::exchange::{Account, Upstream};
-use super::flow::{Broken, Flow};
+use super::connection::{Connection, READ};
+use super::exchange::Account;
+use super::flow::{Broken, Flow, Silence};
+use super::forward::Upstream;
 use super::head::{Field, Headers};
+use super::memory::Memory;
 use super::request::Request;
 use super::response::Response;
 use super::rewrite::Added;
@@ -32,6 +34,8 @@ struct Desk<'a> {
     to_head: bool,
     /// The client wants the connection kept, and so do we.
     keep: bool,
+    /// Body bytes that can be sent again, to another upstream.
+    at_hand: u64,
 }
 
 impl<S: IO + 'static> Connection<S> {
@@ -76,6 +80,11 @@ impl<S: IO + 'static> Connection<S> {
             began: false,
             bytes_in: at_hand,
             bytes_out: 0,
+            silence: ctx
+                .visit
+                .as_deref()
+                .and_then(|visit| visit.route.response_timeout)
+                .map(Silence::new),
         };
         let desk = Desk {
             conduct: &self.lane.conduct,
@@ -83,6 +92,7 @@ impl<S: IO + 'static> Connection<S> {
             added,
             to_head,
             keep,
+            at_hand,
         };
         let carried = desk.run(&mut flow, ctx, account).await;
         account.bytes_in = flow.bytes_in;
@@ -121,6 +131,10 @@ impl Desk<'_> {
                 _ => break answer,
             }
         };
+        let whole = flow.bytes_in == self.at_hand && flow.body_left == 0;
+        if self.conduct.answered(ctx, answer.status, whole) {
+            return Err(Broken::Refused);
+        }
         // The client of a body that is still on its way cannot begin another request.
         let keep = self.keep && flow.body_left == 0;
         let headers = Headers {

@@ -4,10 +4,12 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use pingora_core::protocols::IO;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
 
 use super::buffer::Buffer;
 use super::head::Field;
@@ -25,8 +27,27 @@ pub(super) enum Broken {
     Client(&'static str),
     /// The app broke off, or said something that is not an answer.
     Upstream(&'static str),
+    /// The app has said nothing for longer than the route allows.
+    Silent,
+    /// The answer is one for which another upstream is asked.
+    Refused,
     /// The circuit was closed.
     Closed,
+}
+
+/// How long the app may say nothing.
+pub(super) struct Silence {
+    most: Duration,
+    over: Pin<Box<Sleep>>,
+}
+
+impl Silence {
+    pub(super) fn new(most: Duration) -> Self {
+        Self {
+            most,
+            over: Box::pin(tokio::time::sleep(most)),
+        }
+    }
 }
 
 /// One exchange under way.
@@ -59,6 +80,8 @@ pub(super) struct Flow<'a, S> {
     /// Body bytes from and to the client.
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
+    /// Where there is a limit to it.
+    pub(super) silence: Option<Silence>,
 }
 
 impl<S: IO> Flow<'_, S> {
@@ -120,6 +143,21 @@ impl<S: IO> Flow<'_, S> {
         Ok(())
     }
 
+    /// Reads from the app once, which may not be silent for ever.
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Broken>> {
+        let read = self.down.poll_fill(cx, self.upstream);
+        if let Some(silence) = &mut self.silence {
+            match read {
+                Poll::Ready(_) => silence.over.as_mut().reset(Instant::now() + silence.most),
+                Poll::Pending if silence.over.as_mut().poll(cx).is_ready() => {
+                    return Poll::Ready(Err(Broken::Silent));
+                }
+                Poll::Pending => {}
+            }
+        }
+        read.map_err(|_| Broken::Upstream("ReadError"))
+    }
+
     /// The next head of an answer, interim ones included. It is left in `down`.
     pub(super) fn poll_answer(
         &mut self,
@@ -140,11 +178,10 @@ impl<S: IO> Flow<'_, S> {
                     Err(_) => return Poll::Ready(Err(Broken::Upstream("InvalidHTTPHeader"))),
                 }
             }
-            match ready!(self.down.poll_fill(cx, self.upstream)) {
-                Ok(0) => return Poll::Ready(Err(Broken::Upstream("ConnectionClosed"))),
-                Ok(_) => self.answered = true,
-                Err(_) => return Poll::Ready(Err(Broken::Upstream("ReadError"))),
+            if ready!(self.poll_down(cx))? == 0 {
+                return Poll::Ready(Err(Broken::Upstream("ConnectionClosed")));
             }
+            self.answered = true;
         }
     }
 
@@ -157,9 +194,6 @@ impl<S: IO> Flow<'_, S> {
             self.out.extend_from_slice(&self.down.data()[..self.ready]);
             self.down.consume(self.ready);
             self.ready = 0;
-        }
-        if matches!(framing, Framing::Length(left) if *left > BULK as u64) && self.down.is_empty() {
-            self.down.grow(BULK);
         }
         Ok(())
     }
@@ -206,22 +240,21 @@ impl<S: IO> Flow<'_, S> {
             if ended(framing) {
                 return self.poll_flush(cx);
             }
-            let read = match self.down.poll_fill(cx, self.upstream) {
-                Poll::Ready(read) => read,
-                Poll::Pending => {
-                    // What the client has not got yet must not wait for what comes next.
-                    let _ = self.poll_flush(cx)?;
-                    return Poll::Pending;
-                }
+            if self.down.is_empty() && is_long(framing) {
+                self.down.grow(BULK);
+            }
+            let Poll::Ready(read) = self.poll_down(cx)? else {
+                // What the client has not got yet must not wait for what comes next.
+                let _ = self.poll_flush(cx)?;
+                return Poll::Pending;
             };
             match (read, &framing) {
-                (Ok(0), Framing::UntilClose) => {
+                (0, Framing::UntilClose) => {
                     self.out.extend_from_slice(b"0\r\n\r\n");
                     *framing = Framing::Length(0);
                 }
-                (Ok(0), _) => return Poll::Ready(Err(Broken::Upstream("ConnectionClosed"))),
-                (Ok(_), _) => self.frame(framing)?,
-                (Err(_), _) => return Poll::Ready(Err(Broken::Upstream("ReadError"))),
+                (0, _) => return Poll::Ready(Err(Broken::Upstream("ConnectionClosed"))),
+                _ => self.frame(framing)?,
             }
             flows();
         }
@@ -279,6 +312,15 @@ fn ended(framing: &Framing) -> bool {
     match framing {
         Framing::Length(left) => *left == 0,
         Framing::Chunked(chunks) => chunks.ended(),
+        Framing::UntilClose => false,
+    }
+}
+
+/// Whether so much is still to come that it is worth a larger buffer.
+fn is_long(framing: &Framing) -> bool {
+    match framing {
+        Framing::Length(left) => *left > BULK as u64,
+        Framing::Chunked(chunks) => chunks.data > BULK as u64,
         Framing::UntilClose => false,
     }
 }

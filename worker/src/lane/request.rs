@@ -4,6 +4,7 @@
 use std::mem::MaybeUninit;
 
 use super::head::{self, Field, Headers, Span};
+use crate::stage::is_host;
 
 /// Longest head the lane reads.
 pub(super) const MAX_HEAD: usize = 8 * 1_024;
@@ -52,11 +53,17 @@ pub enum Reason {
     Connection,
     /// Its app is reached through a tunnel.
     Tunnel,
+    /// Its app is spoken to in another protocol.
+    Protocol,
+    /// It is an agent's or an operator's call.
+    Call,
+    /// The lane is switched off for its circuit.
+    Off,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Long,
         Self::Form,
         Self::Version,
@@ -68,6 +75,9 @@ impl Reason {
         Self::Expect,
         Self::Connection,
         Self::Tunnel,
+        Self::Protocol,
+        Self::Call,
+        Self::Off,
     ];
 
     /// The label.
@@ -84,6 +94,9 @@ impl Reason {
             Self::Expect => "expect",
             Self::Connection => "connection",
             Self::Tunnel => "tunnel",
+            Self::Protocol => "protocol",
+            Self::Call => "call",
+            Self::Off => "off",
         }
     }
 }
@@ -156,7 +169,7 @@ fn parse(bytes: &[u8], fields: &mut Vec<Field>) -> Result<Option<Request>, Reaso
 }
 
 /// A path and query of the characters RFC 3986 has for them.
-fn is_origin_form(target: &[u8]) -> bool {
+pub(super) fn is_origin_form(target: &[u8]) -> bool {
     target.first() == Some(&b'/')
         && target
             .iter()
@@ -204,7 +217,7 @@ fn plain(headers: &Headers<'_>) -> Result<(u64, bool), Reason> {
 
 fn is_plain_host(host: &[u8]) -> bool {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(byte);
-    !host.is_empty() && host.iter().all(plain)
+    !host.is_empty() && host.iter().all(plain) && is_host(host)
 }
 
 /// Whether `Connection` asks to close; `None` if it says anything but `close` or `keep-alive`.
