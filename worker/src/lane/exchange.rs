@@ -6,7 +6,7 @@ use tokio::io::AsyncWriteExt as _;
 use super::answer;
 use super::connection::{After, Connection};
 use super::head::Headers;
-use super::request::{Reason, Request};
+use super::request::{Body, Reason, Request};
 use crate::conduct::{Answer, Outcome, Raw, Step};
 use crate::context::Context;
 use crate::error::Refusal;
@@ -20,8 +20,10 @@ pub(super) struct Account {
     pub(super) status: Option<u16>,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
-    /// Body bytes that have not been taken from the client.
-    pub(super) body_left: u64,
+    /// All of the body has been taken from the client.
+    pub(super) uploaded: bool,
+    /// Bytes of the head that the app is sent, once that is written.
+    pub(super) head_length: usize,
     pub(super) client_gone: bool,
     pub(super) failure: Option<&'static str>,
     /// The connection can carry another request.
@@ -38,7 +40,7 @@ impl<S: IO + 'static> Connection<S> {
             .extend_from_slice(&memory.up.data()[..request.length]);
         memory.request.clear();
         let mut account = Account {
-            body_left: request.body,
+            uploaded: request.body == Body::Length(0),
             ..Account::default()
         };
         let mut ctx = Context::new();
@@ -80,7 +82,7 @@ impl<S: IO + 'static> Connection<S> {
             failure: account.failure,
         };
         self.lane.conduct.report(&outcome, &mut ctx);
-        let finished = request.close && account.body_left == 0 && self.memory.up.is_empty();
+        let finished = request.close && account.uploaded && self.memory.up.is_empty();
         match (account.kept, finished) {
             (true, _) => After::Kept,
             (false, true) => After::Ended,
@@ -108,6 +110,8 @@ impl<S: IO + 'static> Connection<S> {
         Headers {
             bytes: &self.memory.head,
             fields: &self.memory.fields,
+            // The head is a plain request's, the empty line and all.
+            neat_until: self.memory.head.len().checked_sub(2),
         }
     }
 
@@ -158,7 +162,7 @@ impl<S: IO + 'static> Connection<S> {
         account: &mut Account,
     ) {
         // A body that nobody reads would be taken for the next request.
-        let keep = keep && !answer.close && !request.close && request.body == 0;
+        let keep = keep && !answer.close && !request.close && account.uploaded;
         let keep = keep && !self.is_last();
         let to_head = request.method.bytes(&self.memory.head) == b"HEAD";
         answer::own(answer, to_head, keep, &mut self.memory.out);

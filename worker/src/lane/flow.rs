@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep};
 use super::buffer::Buffer;
 use super::head::Field;
 use super::response::{self, Framing, Response};
+use super::upload::Upload;
 
 /// Shorter bodies are copied behind the head: one buffer costs the system less than two.
 const COPIED: usize = 4_096;
@@ -31,6 +32,8 @@ pub(super) enum Broken {
     Silent,
     /// The answer is one for which another upstream is asked.
     Refused,
+    /// The body is longer than it may be.
+    TooLarge,
     /// The circuit was closed.
     Closed,
 }
@@ -56,12 +59,15 @@ pub(super) struct Flow<'a, S> {
     pub(super) upstream: &'a mut TcpStream,
     /// What comes from the client: the body, and perhaps the next request.
     pub(super) up: &'a mut Buffer,
-    /// The request's head, with as much of the body as came with it.
-    pub(super) request: &'a [u8],
+    /// The request's head with as much of the body as came with it, later pieces of a body in
+    /// chunks.
+    pub(super) request: &'a mut Vec<u8>,
     /// How much of that is sent.
     pub(super) sent: usize,
-    /// Bytes of the body that are still to be taken from the client.
-    pub(super) body_left: u64,
+    /// The body that is still to be taken from the client.
+    pub(super) upload: Upload,
+    /// Most bytes it may have; 0: any number.
+    pub(super) limit: u64,
     /// The app takes no more of the request. It may have answered all the same.
     pub(super) refused: bool,
     /// What comes from the app.
@@ -85,64 +91,6 @@ pub(super) struct Flow<'a, S> {
 }
 
 impl<S: IO> Flow<'_, S> {
-    /// The whole request is with the app.
-    pub(super) fn uploaded(&self) -> bool {
-        self.body_left == 0 && self.sent == self.request.len() && !self.refused
-    }
-
-    /// Moves the request on as far as it goes; when it is through, looks whether the client is
-    /// still there.
-    fn poll_up(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
-        while self.sent < self.request.len() && !self.refused {
-            let rest = &self.request[self.sent..];
-            match Pin::new(&mut *self.upstream).poll_write(cx, rest) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(Ok(count)) if count > 0 => self.sent += count,
-                Poll::Ready(_) => self.refused = true,
-            }
-        }
-        while self.body_left > 0 && !self.refused {
-            if self.up.is_empty() {
-                match self.up.poll_fill(cx, self.client) {
-                    Poll::Pending => return Ok(()),
-                    Poll::Ready(Ok(0)) => return Err(Broken::Client("ConnectionClosed")),
-                    Poll::Ready(Ok(_)) => {}
-                    Poll::Ready(Err(_)) => return Err(Broken::Client("ReadError")),
-                }
-            }
-            let data = self.up.data();
-            let here = &data[..data
-                .len()
-                .min(usize::try_from(self.body_left).unwrap_or(usize::MAX))];
-            match Pin::new(&mut *self.upstream).poll_write(cx, here) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(Ok(count)) if count > 0 => {
-                    self.up.consume(count);
-                    self.body_left -= count as u64;
-                    self.bytes_in += count as u64;
-                }
-                Poll::Ready(_) => self.refused = true,
-            }
-        }
-        if self.body_left == 0 {
-            self.watch(cx)?;
-        }
-        Ok(())
-    }
-
-    /// A client that goes away ends the exchange; one that sends its next request is heard later.
-    fn watch(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
-        while !self.up.is_full() {
-            match self.up.poll_fill(cx, self.client) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(0)) => return Err(Broken::Client("ConnectionClosed")),
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(_)) => return Err(Broken::Client("ReadError")),
-            }
-        }
-        Ok(())
-    }
-
     /// Reads from the app once, which may not be silent for ever.
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Broken>> {
         let read = self.down.poll_fill(cx, self.upstream);

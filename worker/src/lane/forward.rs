@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::connection::Connection;
 use super::exchange::Account;
 use super::flow::Broken;
-use super::request::{Request, is_origin_form};
+use super::request::{Body, Request, is_origin_form};
 use super::rewrite::Rewrite;
 use crate::context::Context;
 use crate::error::Refusal;
@@ -34,14 +34,12 @@ impl<S: IO + 'static> Connection<S> {
         ctx: &mut Context,
         account: &mut Account,
     ) -> Result<(), Refusal> {
-        let lane = std::sync::Arc::clone(&self.lane);
-        let conduct = &lane.conduct;
         let mut again = false;
         loop {
-            let mut upstream = self.connect(ctx, again).await?;
-            if self.memory.request.is_empty() {
-                self.prepare(request, ctx, account)?;
-            }
+            // What cannot be sent again is not sent over a connection that may have ended.
+            let fresh = again || request.body == Body::Chunked;
+            let mut upstream = self.connect(ctx, fresh).await?;
+            self.prepare(request, ctx, account)?;
             let broken = match self.carry(&mut upstream, request, ctx, account).await {
                 Ok(rests) => {
                     if rests {
@@ -64,13 +62,22 @@ impl<S: IO + 'static> Connection<S> {
                     account.failure = Some("ReadError");
                     return Ok(());
                 }
+                Broken::TooLarge => {
+                    let refusal = Refusal::BodyTooLarge(ctx.body_limit);
+                    account.failure = Some("BodyTooLarge");
+                    if account.status.is_none() {
+                        return Err(refusal);
+                    }
+                    ctx.refusal = Some(refusal);
+                    return Ok(());
+                }
                 // The answer is thrown away, and another upstream asked.
                 Broken::Refused => continue,
                 Broken::Silent => {
                     account.failure = Some("ReadTimedout");
                     if account.status.is_none() {
                         if !upstream.reused {
-                            conduct.failed(ctx, Fault::FirstByteTimeout, true);
+                            self.lane.conduct.failed(ctx, Fault::FirstByteTimeout, true);
                         }
                         return Err(Refusal::UpstreamTimeout);
                     }
@@ -83,14 +90,14 @@ impl<S: IO + 'static> Connection<S> {
                     account.failure = Some(word);
                     if account.status.is_none() {
                         // An idle connection that ended says nothing about the upstream.
-                        let another = !upstream.reused && conduct.failed(ctx, Fault::Broke, true);
+                        let another = !upstream.reused && self.lane.conduct.failed(ctx, Fault::Broke, true);
                         if another && broken.again {
                             continue;
                         }
-                        conduct.broke(ctx);
+                        self.lane.conduct.broke(ctx);
                         return Err(Refusal::UpstreamBroke);
                     }
-                    conduct.broke(ctx);
+                    self.lane.conduct.broke(ctx);
                     // Too late for another answer: the connection is cut, so that nobody takes
                     // the part that was sent for the whole.
                     ctx.refusal = Some(Refusal::UpstreamBroke);
@@ -145,7 +152,7 @@ impl<S: IO + 'static> Connection<S> {
         }
     }
 
-    /// Writes the head the app gets, and behind it what is there of the body.
+    /// Writes the head the upstream chosen gets, and behind it what is there of the body.
     fn prepare(
         &mut self,
         request: &Request,
@@ -154,6 +161,13 @@ impl<S: IO + 'static> Connection<S> {
     ) -> Result<(), Refusal> {
         let mut added = std::mem::take(&mut self.memory.added);
         let mut out = std::mem::take(&mut self.memory.request);
+        // At a second attempt, what the first one took of the body stands behind the head.
+        let first = account.head_length == 0;
+        let taken = match first {
+            true => Vec::new(),
+            false => out.split_off(account.head_length.min(out.len())),
+        };
+        out.clear();
         let headers = self.headers();
         let head = self.head(request, &headers);
         let mut rewrite = Rewrite::new(headers, &mut added);
@@ -171,15 +185,17 @@ impl<S: IO + 'static> Connection<S> {
         }
         rewrite.render(&mut out);
         out.extend_from_slice(b"\r\n");
+        account.head_length = out.len();
+        out.extend_from_slice(&taken);
         let memory = &mut self.memory;
-        let here = memory.up.data();
-        let here = &here[..here
-            .len()
-            .min(usize::try_from(request.body).unwrap_or(usize::MAX))];
-        out.extend_from_slice(here);
-        account.bytes_in = here.len() as u64;
-        account.body_left = request.body - account.bytes_in;
-        memory.up.consume(here.len());
+        if first {
+            let here = memory.up.data();
+            let most = usize::try_from(request.body.length()).unwrap_or(usize::MAX);
+            let here = &here[..here.len().min(most)];
+            out.extend_from_slice(here);
+            account.bytes_in = here.len() as u64;
+            memory.up.consume(account.bytes_in as usize);
+        }
         memory.added = added;
         memory.request = out;
         written

@@ -22,6 +22,7 @@ mod pool;
 mod request;
 mod response;
 mod rewrite;
+mod upload;
 #[cfg(test)]
 mod tests;
 
