@@ -19,6 +19,7 @@ import time
 
 import loads
 import rivals
+import soak
 
 Target = collections.namedtuple("Target", "name pid url headers")
 FIELDS = ["load", "round", "proxy", "requests", "seconds", "requests_per_second", "cpu_seconds",
@@ -32,6 +33,7 @@ def arguments():
     parser.add_argument("--only", default="")
     parser.add_argument("--loads", default=",".join(loads.LOADS))
     parser.add_argument("--load-cpus", default="1")
+    parser.add_argument("--soak", type=int, default=0)
     parser.add_argument("--programs", type=pathlib.Path, required=True)
     parser.add_argument("--venv", type=pathlib.Path, required=True)
     parser.add_argument("--folder", type=pathlib.Path, required=True)
@@ -216,14 +218,17 @@ def main():
         with open(given.csv, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, FIELDS)
             writer.writeheader()
-            failed = measure(given, targets, writer)
+            if given.soak:
+                failed = not soak.endures(given, targets[0], processes_of)
+            else:
+                failed = measure(given, targets, writer)
     finally:
         for process in reversed(started):
             process.terminate()
         for process in started:
             end(process)
     if failed:
-        sys.exit("some requests failed: the figures above are not comparable")
+        sys.exit("something failed: the figures above do not count")
 
 
 if __name__ == "__main__":
