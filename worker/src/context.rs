@@ -1,5 +1,6 @@
 //! What one request gathers on its way through the proxy.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,7 +29,7 @@ pub struct Context {
     /// Who sent it.
     pub client: Option<Client>,
     /// Its method, kept because a spliced connection takes the head with it.
-    pub method: String,
+    pub method: Cow<'static, str>,
     /// Its path without the query, which may hold secrets.
     pub path: String,
     /// What it is sent to.
@@ -108,7 +109,7 @@ impl Context {
             marked: now,
             request_id: None,
             client: None,
-            method: String::new(),
+            method: Cow::Borrowed(""),
             path: String::new(),
             target: None,
             grpc: None,

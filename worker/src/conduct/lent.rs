@@ -122,14 +122,15 @@ impl Conduct {
 
     /// Accounts for a request through a tunnel.
     pub(super) fn note_tunnel(&self, status: u16, bytes: (u64, u64), ctx: &mut Context) {
-        let (Some(calls), Some(Target::Tunnel(lent))) = (&self.tunnels, ctx.target.clone()) else {
+        let (Some(calls), Some(Target::Tunnel(lent))) = (&self.tunnels, &ctx.target) else {
             return;
         };
+        let lent = Arc::clone(lent);
         let one = Recent {
             at: 0.0,
             tunnel: lent.id.as_str().to_owned(),
             request_id: ctx.id().as_str().to_owned(),
-            method: ctx.method.clone(),
+            method: ctx.method.clone().into_owned(),
             path: ctx.path.clone(),
             status,
             milliseconds: ctx.started.elapsed().as_secs_f64() * 1_000.0,

@@ -11,6 +11,7 @@ mod grpc;
 mod lent;
 mod report;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -97,30 +98,43 @@ pub enum Step {
     Attach(Arc<Session>),
 }
 
+/// How a head came.
+#[derive(Clone, Copy, Debug)]
+pub enum Raw<'a> {
+    /// In these bytes.
+    Bytes(&'a [u8]),
+    /// In frames of HTTP/2.
+    Frames,
+    /// In bytes of which the engine has seen that no stage could object to their form: written to
+    /// the letter of the standard, framed once, and within the limits.
+    Neat,
+}
+
 impl Conduct {
     /// A request begins: its head has been read.
     pub fn begin(&self, ctx: &mut Context) {
         ctx.in_flight = Some(self.drain.enter());
     }
 
-    /// Runs the stages over a head. `raw` is the head as it came, where it came as HTTP/1.
+    /// Runs the stages over a head, which came as `raw`.
     ///
     /// # Errors
     /// Why the request is not carried.
-    pub fn pass(
-        &self,
-        head: &Head<'_>,
-        raw: Option<&[u8]>,
-        ctx: &mut Context,
-    ) -> Result<Step, Refusal> {
+    pub fn pass(&self, head: &Head<'_>, raw: Raw<'_>, ctx: &mut Context) -> Result<Step, Refusal> {
         ctx.request_id = Some(self.stages.request_id(head));
-        head.method.clone_into(&mut ctx.method);
+        ctx.method = known_method(head.method);
         head.path().clone_into(&mut ctx.path);
         ctx.grpc = Grpc::of(head);
         let client = self.stages.client(head);
         ctx.client = Some(client);
-        self.stages.inspect(head, raw)?;
-        self.bound_head(raw)?;
+        match raw {
+            Raw::Neat => {}
+            Raw::Bytes(raw) => {
+                self.stages.inspect(head, Some(raw))?;
+                self.bound_head(raw)?;
+            }
+            Raw::Frames => self.stages.inspect(head, None)?,
+        }
         match &self.entrance {
             Entrance::Circuits => self.pass_circuit(head, &client, ctx),
             Entrance::Gateway(gateway) => match self.pass_lent(head, ctx)? {
@@ -155,8 +169,7 @@ impl Conduct {
         }
     }
 
-    fn bound_head(&self, raw: Option<&[u8]>) -> Result<(), Refusal> {
-        let Some(raw) = raw else { return Ok(()) };
+    fn bound_head(&self, raw: &[u8]) -> Result<(), Refusal> {
         let lines = raw.iter().filter(|byte| **byte == b'\n').count();
         // The request line and the empty line are none.
         let fields = lines.saturating_sub(2);
@@ -374,6 +387,15 @@ fn client_key<'a>(ctx: &Context, room: &'a mut [u8; 16]) -> &'a [u8] {
             room
         }
         None => &[],
+    }
+}
+
+/// A method as text, without a copy where it is one of those that are met.
+fn known_method(method: &str) -> Cow<'static, str> {
+    const KNOWN: [&str; 7] = ["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"];
+    match KNOWN.into_iter().find(|known| *known == method) {
+        Some(known) => Cow::Borrowed(known),
+        None => Cow::Owned(method.to_owned()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The end of a request: one line in the access log, the counts, and a record to explain it by.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::Conduct;
@@ -107,10 +108,7 @@ impl Conduct {
                 .map(Credential::as_str)
                 .or_else(|| visit?.passage.credential)
                 .or_else(|| ctx.admission.map(Admission::as_str)),
-            route: ctx
-                .picked
-                .as_ref()
-                .map(|picked| picked.upstream.label.as_str()),
+            route: ctx.picked.as_ref().map(|picked| &*picked.upstream.label),
             status: account.status,
             bytes_in: account.bytes_in,
             bytes_out: account.bytes_out,
@@ -142,7 +140,7 @@ fn kind(ctx: &Context) -> &'static str {
 /// What is remembered of a request. Takes its texts: nobody needs them after this.
 fn record(outcome: &Outcome<'_>, account: &Account, ctx: &mut Context) -> Record {
     let id = ctx.id();
-    let tried = ctx.tried.iter().map(|upstream| upstream.label.clone());
+    let tried = ctx.tried.iter().map(|upstream| Arc::clone(&upstream.label));
     let error = ctx.refusal.as_ref().map(ToString::to_string);
     Record {
         id: Some(id),
@@ -158,7 +156,7 @@ fn record(outcome: &Outcome<'_>, account: &Account, ctx: &mut Context) -> Record
         route: ctx
             .picked
             .as_ref()
-            .map(|picked| (picked.upstream.label.clone(), picked.why)),
+            .map(|picked| (Arc::clone(&picked.upstream.label), picked.why)),
         tried: tried.zip(ctx.faults.iter().copied()).collect(),
         status: account.status,
         bytes_in: account.bytes_in,

@@ -32,6 +32,7 @@ pub use client_ip::Client;
 pub use cors::Preflight;
 pub use forwarded::is_hop_by_hop;
 pub use head::{Head, HeaderLookup, HeaderSink, is_alike};
+pub use hygiene::is_host;
 pub use locate::{Place, port_offset};
 
 /// What the stages decide by; the same for all requests.

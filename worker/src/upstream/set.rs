@@ -24,7 +24,7 @@ const STARTING: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Upstream {
     /// `host:port`, for logs.
-    pub label: String,
+    pub label: Arc<str>,
     /// What is known of it.
     pub health: Health,
     host: String,
@@ -43,7 +43,7 @@ impl Upstream {
     fn new(backend: &Backend, room: &Arc<Room>) -> Self {
         let Backend { host, port, .. } = backend;
         Self {
-            label: format!("{host}:{port}"),
+            label: format!("{host}:{port}").into(),
             health: Health::default(),
             address: Address::new(host, *port),
             host: host.clone(),
@@ -379,7 +379,7 @@ impl UpstreamSet {
             RouteState {
                 route: candidate.route,
                 session: candidate.session,
-                address: candidate.upstream.label.clone(),
+                address: candidate.upstream.label.to_string(),
                 healthy: health.is_up(),
                 since: health.since(),
                 last_fault: health.last_fault(),

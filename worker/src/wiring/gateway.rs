@@ -9,6 +9,7 @@ use patchbay_listen::{ListenError, bind, tls};
 use super::Traffic;
 use crate::conduct::Entrance;
 use crate::config::Config;
+use crate::frontend::Carry;
 use crate::gateway::Gateway;
 use crate::gateway::config::GatewayConfig;
 use crate::handover::Listeners;
@@ -77,13 +78,27 @@ impl Traffic {
         };
         let entrance = Entrance::Gateway(Arc::clone(&room.gateway));
         let conduct = self.conduct(entrance, link, metrics, tickets);
-        let limits = &self.rooms.config.http2;
-        let proxy = Arc::new(Engine::new(&self.conf, self.proxy(conduct), limits));
-        let app = self.guarding(Arc::clone(&proxy));
-        let carrier = self.carrier_of(app, room.tls.clone(), tls::Purpose::Traffic);
-        let acceptor = self.acceptor(carrier, &self.rooms.gate);
+        let config = &self.rooms.config;
+        let proxy = self.proxy(Arc::clone(&conduct));
+        let proxy = Arc::new(Engine::new(&self.conf, proxy, &config.http2));
         let (routes, services) = room.gateway.size();
         log::info!("the gateway is ready: {routes} routes to {services} services");
+        let (tls, purpose) = (room.tls.clone(), tls::Purpose::Traffic);
+        if config.server.fast_lane {
+            let carrier = self.carrier_of(self.lane(conduct, &proxy), tls, purpose);
+            self.accept_all(sockets, carrier).await;
+        } else {
+            let carrier = self.carrier_of(self.guarding(Arc::clone(&proxy)), tls, purpose);
+            self.accept_all(sockets, carrier).await;
+        }
+        self.rooms.drain.idle_may_end().await;
+        // Idle connections are told now; the others after their request.
+        pingora_core::apps::HttpServerApp::http_cleanup(&*proxy).await;
+    }
+
+    /// Accepts on all of the gateway's sockets until the process stops.
+    async fn accept_all<C: Carry>(&self, sockets: Vec<TcpListener>, carrier: C) {
+        let acceptor = self.acceptor(carrier, &self.rooms.gate);
         let loops = sockets
             .into_iter()
             .map(|socket| acceptor.clone().run(socket));
@@ -92,8 +107,5 @@ impl Traffic {
                 log::error!("the gateway does not listen: {error}");
             }
         }
-        self.rooms.drain.idle_may_end().await;
-        // Idle connections are told now; the others after their request.
-        pingora_core::apps::HttpServerApp::http_cleanup(&*proxy).await;
     }
 }
