@@ -55,9 +55,9 @@ def arguments():
     parser.add_argument("--origin-port", type=int, required=True)
     parser.add_argument("--running", type=json.loads, action="append", default=[])
     given = parser.parse_args()
-    unknown = [load for load in given.loads.split(",") if load not in LOADS]
+    unknown = [load for load in given.loads.split(",") if load not in LOADS and load != "tcp"]
     if unknown:
-        parser.error(f"unknown load {unknown[0]}: there are {', '.join(LOADS)}")
+        parser.error(f"unknown load {unknown[0]}: there are {', '.join(LOADS)}, tcp")
     return given
 
 
