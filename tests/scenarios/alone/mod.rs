@@ -6,11 +6,13 @@
 mod a_successor_takes_over;
 mod an_opening_is_routable_when_answered;
 mod circuits_of_a_lost_worker_move;
+mod clients_that_go_away;
 mod gateway_balances;
 mod gateway_holds_limits;
 mod gateway_reloads;
 mod sigterm_during_a_download_loses_nothing;
 mod slots_are_never_given_twice;
+mod slow_clients_hold_nobody_up;
 mod survive_a_coordinator_killed_in_a_loop;
 mod survive_coordinator_death;
 mod survive_database_cut;
@@ -23,3 +25,4 @@ mod tunnels_carry_everything;
 mod tunnels_survive;
 mod websockets_by_the_thousand;
 mod what_a_client_may_cost;
+mod what_idle_connections_cost;

@@ -12,7 +12,6 @@ use patchbay_listen::prepare;
 use patchbay_listen::proxy_protocol::{self, ProxyProtocolError};
 use patchbay_listen::tls::{Live, Purpose};
 use pingora_core::apps::ServerApp;
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::{ALPN, IO, Ssl as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -26,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::stream::{Meter, mark_while, tcp};
 use crate::sync::Activity;
 use crate::table::{LiveCircuit, Table};
-use crate::upstream::{Ask, PeerTemplate, Prober};
+use crate::upstream::{Ask, Link, PeerTemplate, Prober};
 
 /// Longest a TLS handshake may take, or the header of a balancer.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -256,7 +255,7 @@ impl TcpCarrier {
         peer: SocketAddr,
     ) -> (
         Option<Arc<LiveCircuit>>,
-        Result<(crate::upstream::Picked, L4Stream), Refusal>,
+        Result<(crate::upstream::Picked, Link), Refusal>,
     ) {
         let bound = local.port();
         let port = u16::try_from(i32::from(bound) + self.port_offset).unwrap_or(bound);
@@ -277,7 +276,7 @@ impl TcpCarrier {
             (Ok((picked, mut upstream)), Some(version)) => {
                 let header = proxy_protocol::announce(version, peer, local);
                 // A fresh connection has room for it.
-                match upstream.write_all(&header).await {
+                match upstream.begin_with(&header).await {
                     Ok(()) => Ok((picked, upstream)),
                     Err(_) => Err(Refusal::UpstreamBroke),
                 }

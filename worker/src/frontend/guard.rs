@@ -17,8 +17,7 @@ use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, IO, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, UniqueIDType,
 };
-use tokio::io::AsyncWriteExt as _;
-use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufWriter, ReadBuf};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -27,6 +26,10 @@ use super::wire::{PREFACE, Wire};
 /// Bytes of small writes gathered until they are flushed: a head and a short body leave in one
 /// packet. Pingora's own buffer cannot be set on streams it has not accepted itself.
 const WRITE_BUFFER: usize = 1_460;
+
+/// How long, and for how much, a client is heard that has its last answer.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 1 << 20;
 
 /// What the connection is at.
 mod phase {
@@ -192,6 +195,23 @@ impl<S: AsyncWrite + Unpin> Guarded<S> {
     }
 }
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
+    /// Reads what a client still sends that has its last answer. Bytes that are unread when a
+    /// connection closes make the system reset it, and a reset overtakes the answer (RFC 9112 §9.6).
+    async fn hear_out(&mut self) -> io::Result<()> {
+        let mut left = LINGER_BYTES;
+        let mut unwanted = [0; 4_096];
+        while left > 0 {
+            let read = self.inner.get_mut().read(&mut unwanted).await?;
+            if read == 0 {
+                break;
+            }
+            left = left.saturating_sub(read);
+        }
+        Ok(())
+    }
+}
+
 impl<S> Guarded<S> {
     /// What was read of its first head before it came under guard.
     #[must_use]
@@ -350,6 +370,9 @@ impl<S: IO> Shutdown for Guarded<S> {
         // there to miss it.
         let _ = self.inner.flush().await;
         self.inner.get_mut().shutdown().await;
+        if self.wire == Wire::Http1 {
+            let _ = tokio::time::timeout(LINGER, self.hear_out()).await;
+        }
     }
 }
 
@@ -406,79 +429,4 @@ impl<S: IO> Peek for Guarded<S> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::{AsyncReadExt as _, duplex};
-
-    const PATIENCE: Duration = Duration::from_secs(10);
-
-    #[tokio::test(start_paused = true)]
-    async fn a_head_that_trickles_in_is_cut_off_in_total() {
-        let (mut client, server) = duplex(64);
-        let mut guarded = Guarded::new(server, Wire::Http1, PATIENCE);
-        let trickle = async {
-            loop {
-                if client.write_all(b"x").await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        };
-        let started = Instant::now();
-        let read = async {
-            let mut byte = [0];
-            loop {
-                if let Err(error) = guarded.read_exact(&mut byte).await {
-                    return error.kind();
-                }
-            }
-        };
-        let kind = tokio::select! {
-            () = trickle => unreachable!(),
-            kind = read => kind,
-        };
-        assert_eq!(kind, io::ErrorKind::TimedOut);
-        assert_eq!(started.elapsed().as_secs(), PATIENCE.as_secs());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_body_may_take_its_time_and_the_next_head_has_a_deadline_of_its_own() {
-        let (mut client, server) = duplex(64);
-        let mut guarded = Guarded::new(server, Wire::Http1, PATIENCE);
-        guarded.control().head_read();
-        let mut byte = [0];
-        let long = PATIENCE * 5;
-        assert!(
-            tokio::time::timeout(long, guarded.read_exact(&mut byte))
-                .await
-                .is_err()
-        );
-        guarded.control().rest();
-        assert!(
-            tokio::time::timeout(long, guarded.read_exact(&mut byte))
-                .await
-                .is_err()
-        );
-        client.write_all(b"G").await.unwrap();
-        guarded.read_exact(&mut byte).await.unwrap();
-        let started = Instant::now();
-        let error = guarded.read_exact(&mut byte).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert_eq!(started.elapsed().as_secs(), PATIENCE.as_secs());
-    }
-
-    #[tokio::test]
-    async fn a_silent_request_ends_when_its_circuit_closes() {
-        let (_client, server) = duplex(64);
-        let mut guarded = Guarded::new(server, Wire::Http1, PATIENCE);
-        let closed = CancellationToken::new();
-        guarded.control().carry(&closed);
-        let mut byte = [0];
-        let close = async {
-            tokio::task::yield_now().await;
-            closed.cancel();
-        };
-        let (read, ()) = tokio::join!(guarded.read_exact(&mut byte), close);
-        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    }
-}
+mod tests;

@@ -83,6 +83,9 @@ impl Proxy {
     ) -> FailToProxy {
         let refusal = ctx.refusal.clone().or_else(|| classify(error));
         let mut status = 0;
+        // An answer that is whole is followed by an orderly end of the connection, which a client
+        // that is still sending does not lose it by.
+        let mut whole = false;
         if let Some(refusal) = refusal {
             if refusal == Refusal::UpstreamBroke {
                 self.conduct.broke(ctx);
@@ -95,14 +98,15 @@ impl Proxy {
             } else {
                 // Pingora closes the connection after a failure: the client has to know.
                 session.set_keepalive(None);
-                if self.refuse(session, ctx, refusal).await.is_err() {
+                whole = self.refuse(session, ctx, refusal).await.is_ok();
+                if !whole {
                     status = 0;
                 }
             }
         }
         FailToProxy {
             error_code: status,
-            can_reuse_downstream: false,
+            can_reuse_downstream: whole && !session.as_downstream().is_http2(),
         }
     }
 }

@@ -290,13 +290,14 @@ impl ProxyHttp for Proxy {
 
     async fn response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         answer: &mut ResponseHeader,
         ctx: &mut Account,
     ) -> Result<()> {
         if answer.status.is_informational() {
             return Ok(());
         }
+        answer::end_if_unread(session);
         self.dress(answer, ctx)?;
         ctx.bridge.answer(answer)
     }

@@ -6,7 +6,7 @@ use pingora_core::Result;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
-use super::{Proxy, adapt};
+use super::{Proxy, adapt, answer};
 use crate::conduct::ask;
 use crate::context::Context;
 use crate::error::Refusal;
@@ -24,19 +24,20 @@ impl Proxy {
         let asked = ask(ctx, &mut key);
         let prober = &self.conduct.prober;
         let dialled = tcp::dial(target.upstreams(), asked, &self.peers, prober).await;
-        let answer = match dialled {
+        let answered = match dialled {
             Ok((picked, stream)) => {
                 ctx.picked = Some(picked);
                 let request = self.upgrade_request(session, ctx)?;
-                websocket::exchange(stream, request).await
+                websocket::exchange(stream.into_l4(), request).await
             }
             Err(refusal) => Err(refusal),
         };
-        match answer {
+        match answered {
             Err(refusal) => self.refuse(session, ctx, refusal).await,
             Ok(websocket::Answer::Ordinary(mut head, mut upstream)) => {
                 self.conduct.answered(ctx, head.status.as_u16(), false);
                 self.dress(&mut head, ctx)?;
+                answer::end_if_unread(session);
                 session.write_response_header(head, false).await?;
                 websocket::relay_body(session, &mut upstream).await
             }

@@ -25,7 +25,7 @@ mod tests;
 
 pub use breaker::{Breaker, Outcome};
 pub use check::Check;
-pub use dial::{dial, tunnel_refusal};
+pub use dial::{Link, dial, tunnel_refusal};
 pub use health::{Fault, Health};
 pub use peer::PeerTemplate;
 pub use prober::Prober;

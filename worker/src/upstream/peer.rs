@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use patchbay_common::circuit::Protocol;
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::upstreams::peer::HttpPeer;
 
 use super::Upstream;
-use super::dial::{NOWHERE, TunnelConnector, dial};
+use super::dial::{Link, NOWHERE, TunnelConnector, dial};
 use crate::config::{Http2, Timeouts};
 use crate::error::Refusal;
 use crate::tunnel::Registry;
@@ -61,7 +60,7 @@ impl PeerTemplate {
     ///
     /// # Errors
     /// As [`dial`].
-    pub async fn dial(&self, upstream: &Upstream) -> Result<L4Stream, Refusal> {
+    pub async fn dial(&self, upstream: &Upstream) -> Result<Link, Refusal> {
         dial(upstream, &self.tunnels, self.connect).await
     }
 
