@@ -491,6 +491,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Operation> {
         OPENING_CALLS,
         ENDPOINT_CALLS,
         OWN_CALLS,
+        super::tunnels::CALLS,
     ]
     .into_iter()
     .flatten()

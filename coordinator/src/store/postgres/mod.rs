@@ -20,6 +20,7 @@ mod reports;
 mod rows;
 mod sessions;
 mod tokens;
+mod tunnels;
 mod workers;
 
 use std::time::Duration;
@@ -30,6 +31,7 @@ use deadpool_postgres::Object;
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
 use patchbay_common::route_report::RouteReport;
+use patchbay_common::tunnel::{Claim, Holdings, Settled};
 use patchbay_common::worker::{AppFilter, Registration, Worker};
 use uuid::Uuid;
 
@@ -389,6 +391,26 @@ impl Store for PostgresStore {
     async fn reports(&self, since: DateTime<Utc>) -> Result<Vec<NodeReport>> {
         look!(self.pool, "reading reports of routes", |tx| reports::since(
             &tx, since
+        ))
+    }
+
+    async fn claim_tunnels(
+        &self,
+        worker: WorkerId,
+        node: &str,
+        claim: &Claim,
+    ) -> Result<Option<Settled>> {
+        change!(self.pool, "claiming tunnels", |tx| tunnels::claim(
+            &tx,
+            worker,
+            node,
+            claim.clone()
+        ))
+    }
+
+    async fn holdings(&self) -> Result<Holdings> {
+        look!(self.pool, "reading who holds tunnels", |tx| tunnels::all(
+            &tx
         ))
     }
 
