@@ -45,6 +45,7 @@ mod survive_postgres_restart;
 mod survive_redis_outage;
 mod survive_worker_restart;
 mod tcp_circuits_carry_anything;
+mod tunnels_are_upstreams;
 mod tunnels_ask_visitors;
 mod tunnels_at_several_gateways;
 mod tunnels_by_long_polling;
