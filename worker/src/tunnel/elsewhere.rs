@@ -21,13 +21,13 @@ use super::visitor::VisitorKey;
 
 /// A hold on a tunnel at another gateway.
 #[derive(Debug)]
-pub struct Remote {
+pub(super) struct Remote {
     /// Its worker.
-    pub worker: WorkerId,
+    pub(super) worker: WorkerId,
     /// How it is reached, if it is.
-    pub relay: Option<RelayAddress>,
+    pub(super) relay: Option<RelayAddress>,
     /// What is held.
-    pub holding: Holding,
+    pub(super) holding: Holding,
 }
 
 /// All that is held elsewhere.
