@@ -21,6 +21,8 @@ pub struct Order {
     pub protocol: String,
     /// Where the app listens.
     pub kernel: SocketAddr,
+    /// The host it is named by, if not by its address.
+    pub kernel_host: Option<String>,
     /// The session the app runs in.
     pub session: SessionId,
     /// The person the session belongs to.
@@ -38,6 +40,7 @@ impl Order {
             app: app.to_owned(),
             protocol: "http".into(),
             kernel,
+            kernel_host: None,
             session: SessionId::random(),
             user: UserId::random(),
             parameters: Vec::new(),
@@ -56,7 +59,7 @@ impl Order {
     pub fn conf_body(&self) -> Value {
         json!({
             "login_session_token": null,
-            "kernel_host": self.kernel.ip().to_string(),
+            "kernel_host": self.kernel_host.clone().unwrap_or_else(|| self.kernel.ip().to_string()),
             "kernel_port": self.kernel.port(),
             "session": {
                 "id": self.session,

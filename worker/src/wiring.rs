@@ -273,6 +273,7 @@ impl BackgroundService for Syncing {
             changes: rooms.prober.changes(),
             status: link.watch(),
         };
+        let teller = tunnels::teller(rooms, &link);
         rooms.link.send_replace(Some(link));
         if let Some(gateway) = &rooms.gateway {
             gateway.gateway.start();
@@ -301,6 +302,11 @@ impl BackgroundService for Syncing {
             Arc::clone(&rooms.prober).run(),
             rooms.tunnels.sweep(),
             reporter.run(),
+            async {
+                if let Some(teller) = teller {
+                    teller.run().await;
+                }
+            },
             Notify.feed_watchdog(),
             at_every_hangup(reload),
             watch,

@@ -27,6 +27,7 @@ use chrono::{DateTime, Utc};
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
 use patchbay_common::route_report::RouteReport;
+use patchbay_common::tunnel::{Claim, Holdings, Settled};
 use patchbay_common::use_report::{CircuitUse, UseReport};
 use patchbay_common::worker::{AppFilter, Registration, Worker};
 use uuid::Uuid;
@@ -234,6 +235,19 @@ pub trait Store: Send + Sync + 'static {
     /// Circuits of endpoints with the ids after `after`, in the order of their ids, at most
     /// `limit`.
     async fn endpoint_page(&self, after: Option<CircuitId>, limit: usize) -> Result<Vec<Circuit>>;
+
+    // Tunnels
+
+    /// Settles what a gateway claims to hold, in place of what it told before (`Holdings::settle`);
+    /// `None` if there is no such worker.
+    async fn claim_tunnels(
+        &self,
+        worker: WorkerId,
+        node: &str,
+        claim: &Claim,
+    ) -> Result<Option<Settled>>;
+    /// What all gateways hold that were heard lately.
+    async fn holdings(&self) -> Result<Holdings>;
 
     // Audit
 

@@ -142,6 +142,8 @@ const CALLS: &str = "get /status
     get /health/summary
     get /api/audit ?limit=1
     post /api/worker/{id}/route-health
+    post /api/worker/{id}/tunnels
+    get /api/tunnels ?after=0&wait=1
     get /health/circuits/{circuit_id}
     get /api/circuit/{id} ?health=1
     patch /api/worker/{id}
@@ -216,6 +218,10 @@ pub(crate) fn sent(method: &str, path: &str, circuit: &str) -> Option<Value> {
                 "session": id, "address": "10.10.0.5:30730", "since": "2026-11-20T15:36:50Z",
                 "error": "it refuses connections"}]}]})
         }
+        ("post", "/api/worker/{id}/tunnels") => json!({
+            "relay": {"url": "http://10.0.0.1:8080", "key": "made-up"},
+            "tunnels": [{"tunnel": "web", "agent": "laptop", "kind": "http"}],
+        }),
         ("post", "/v2/conf") => conf(),
         ("post", "/v2/endpoints/bulk") => of_endpoint(json!({
             "service_name": "llm",

@@ -113,7 +113,7 @@ impl Conduct {
             }
         }
         if let (false, Some(picked)) = (visit.route.pass_host, &ctx.picked)
-            && let Ok(host) = HeaderValue::from_str(&picked.upstream.label)
+            && let Ok(host) = HeaderValue::from_str(picked.upstream.host_for_app())
         {
             sink.write(&http::header::HOST, &host);
         }

@@ -96,6 +96,8 @@ pub enum Step {
     Call,
     /// The connection becomes the multiplexed one of this session.
     Attach(Arc<Session>),
+    /// The connection becomes the multiplexed one of another gateway.
+    Relay,
 }
 
 /// How a head came.

@@ -66,7 +66,7 @@ impl<S: IO + 'static> Connection<S> {
             }
             Ok(Step::Answer(answer)) => Some((answer, true)),
             // Upgrades are not plain, waits are over, calls are handed over.
-            Ok(Step::Upgrade | Step::Wait(_) | Step::Call | Step::Attach(_)) => {
+            Ok(Step::Upgrade | Step::Wait(_) | Step::Call | Step::Attach(_) | Step::Relay) => {
                 Some((self.refusal(Refusal::Internal, &mut ctx), false))
             }
             Err(refusal) => Some((self.refusal(refusal, &mut ctx), true)),

@@ -148,6 +148,7 @@ impl ProxyHttp for Proxy {
             Step::Exchange => self.exchange(session, ctx).await.map(|()| true),
             Step::Call => self.call(session, ctx).await.map(|()| true),
             Step::Attach(agent) => self.attach(session, ctx, &agent).await.map(|()| true),
+            Step::Relay => self.relay(session, ctx).await.map(|()| true),
             Step::Preflight(preflight) => {
                 let answer = self.conduct.preflight(&preflight, ctx);
                 answer::write(session, ctx, answer).await.map(|()| true)

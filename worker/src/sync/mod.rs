@@ -25,6 +25,7 @@ mod subscriber;
 mod tests;
 #[cfg(test)]
 pub(crate) mod trial;
+mod tunnels;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub use join::registration;
 pub use route_report::RouteReporter;
 pub use snapshot::Snapshot;
 pub use status::{Bus, Reach, RedisState, Status};
+pub use tunnels::TunnelTeller;
 
 use crate::config::Config;
 use crate::table::Table;

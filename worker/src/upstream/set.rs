@@ -70,6 +70,11 @@ impl Upstream {
         self.address.tunnel()
     }
 
+    /// What it is told to be the host, where that is its own: its address, or its tunnel's name.
+    pub fn host_for_app(&self) -> &str {
+        self.tunnel().map_or(&self.label, TunnelId::as_str)
+    }
+
     /// Whether it is never put out of service: a tunnel by itself (port 0, which no kernel has) is
     /// there as soon as its agent is, and costs little to ask.
     pub(super) fn is_steady(&self) -> bool {

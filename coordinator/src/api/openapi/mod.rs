@@ -9,6 +9,7 @@
 mod operation;
 mod operations;
 mod schemas;
+mod tunnels;
 
 #[cfg(test)]
 mod tests;

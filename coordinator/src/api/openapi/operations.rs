@@ -494,6 +494,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Operation> {
         OPENING_CALLS,
         ENDPOINT_CALLS,
         OWN_CALLS,
+        super::tunnels::CALLS,
     ]
     .into_iter()
     .flatten()

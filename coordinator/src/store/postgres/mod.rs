@@ -22,6 +22,7 @@ mod reports;
 mod rows;
 mod sessions;
 mod tokens;
+mod tunnels;
 mod uses;
 mod workers;
 
@@ -34,6 +35,7 @@ use deadpool_postgres::Object;
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
 use patchbay_common::route_report::RouteReport;
+use patchbay_common::tunnel::{Claim, Holdings, Settled};
 use patchbay_common::use_report::{CircuitUse, UseReport};
 use patchbay_common::worker::{AppFilter, Registration, Worker};
 use uuid::Uuid;
@@ -403,6 +405,26 @@ impl Store for PostgresStore {
         direct!(self.pool, "reading reports of routes", |client| {
             reports::since(&client, since)
         })
+    }
+
+    async fn claim_tunnels(
+        &self,
+        worker: WorkerId,
+        node: &str,
+        claim: &Claim,
+    ) -> Result<Option<Settled>> {
+        change!(self.pool, "claiming tunnels", |tx| tunnels::claim(
+            &tx,
+            worker,
+            node,
+            claim.clone()
+        ))
+    }
+
+    async fn holdings(&self) -> Result<Holdings> {
+        look!(self.pool, "reading who holds tunnels", |tx| tunnels::all(
+            &tx
+        ))
     }
 
     async fn figures(&self) -> Result<Figures> {

@@ -17,6 +17,7 @@ mod reports;
 mod rows;
 mod sessions;
 mod tokens;
+mod tunnels;
 mod uses;
 mod workers;
 
@@ -27,6 +28,8 @@ use chrono::{DateTime, Utc};
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
 use patchbay_common::route_report::RouteReport;
+use patchbay_common::timestamp;
+use patchbay_common::tunnel::{Claim, Holdings, Settled};
 use patchbay_common::use_report::{CircuitUse, UseReport};
 use patchbay_common::worker::{AppFilter, Registration, Worker};
 use uuid::Uuid;
@@ -404,6 +407,26 @@ impl Store for SqliteStore {
     async fn reports(&self, since: DateTime<Utc>) -> Result<Vec<NodeReport>> {
         self.look("reading reports of routes", move |tx| {
             reports::since(tx, since)
+        })
+        .await
+    }
+
+    async fn claim_tunnels(
+        &self,
+        worker: WorkerId,
+        node: &str,
+        claim: &Claim,
+    ) -> Result<Option<Settled>> {
+        let (node, claim) = (node.to_owned(), claim.clone());
+        self.change("claiming tunnels", move |tx| {
+            tunnels::claim(tx, worker, &node, claim)
+        })
+        .await
+    }
+
+    async fn holdings(&self) -> Result<Holdings> {
+        self.look("reading who holds tunnels", |tx| {
+            tunnels::all(tx, timestamp::now())
         })
         .await
     }

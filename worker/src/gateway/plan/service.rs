@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use patchbay_common::config::HostPort;
 use patchbay_common::id::SessionId;
+use patchbay_common::tunnel::TunnelId;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +14,7 @@ use super::Flaw;
 use crate::gateway::breaker::{BreakerSettings, CircuitBreaker};
 use crate::gateway::config::sections;
 use crate::gateway::sticky::Sticky;
-use crate::upstream::{Backend, Breaker, Check, Policy, Settings, UpstreamSet};
+use crate::upstream::{Backend, Breaker, Check, Policy, Settings, TUNNEL, UpstreamSet};
 
 /// Between health checks.
 const USUAL_INTERVAL: Duration = Duration::from_secs(5);
@@ -183,10 +184,10 @@ fn rules(section: &sections::Service, ground: &Ground<'_>) -> Arc<Settings> {
 
 fn backend(instance: &sections::Instance, note: &mut dyn FnMut(&str, String)) -> Option<Backend> {
     let shown = &instance.address;
-    let Some(address) = address(shown) else {
+    let Some((host, port)) = place(shown) else {
         note(
             "instances",
-            format!("`{shown}` is not an address: write host:port"),
+            format!("`{shown}` is not an address: write host:port or tunnel://ID"),
         );
         return None;
     };
@@ -198,13 +199,25 @@ fn backend(instance: &sections::Instance, note: &mut dyn FnMut(&str, String)) ->
         return None;
     }
     Some(Backend {
-        host: address.host,
-        port: address.port,
+        host,
+        port,
         weight: instance.weight,
         session: SessionId::from(uuid::Uuid::nil()),
         route: None,
         breaker: None,
     })
+}
+
+/// Host and port. A tunnel has no port; it gets one all the same, since 0 is that of a tunnel asked
+/// for by its own name, which is never out of service.
+fn place(text: &str) -> Option<(String, u16)> {
+    match text.strip_prefix(TUNNEL) {
+        Some(id) => id
+            .parse::<TunnelId>()
+            .is_ok()
+            .then(|| (text.to_owned(), 80)),
+        None => address(text).map(|address| (address.host, address.port)),
+    }
 }
 
 fn address(text: &str) -> Option<HostPort> {
