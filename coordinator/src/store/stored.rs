@@ -370,11 +370,6 @@ pub(super) fn told(worker: Uuid, node: String, generation: i64, claim: Value) ->
     })
 }
 
-/// A generation as it is stored.
-pub(super) fn generation_column(generation: u64) -> i64 {
-    i64::try_from(generation).unwrap_or(i64::MAX)
-}
-
 /// Adds a row to what is known: of a gateway that has been silent for long only the generation
 /// counts, which is never given twice.
 pub(super) fn gather(holdings: &mut Holdings, told: Told, fresh: bool) {

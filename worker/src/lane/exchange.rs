@@ -12,7 +12,6 @@ use crate::context::Context;
 use crate::error::Refusal;
 use crate::metrics::Engine;
 use crate::stage::{Head, HeaderLookup as _};
-use crate::target::Target;
 
 /// What an exchange has come to.
 #[derive(Debug, Default)]
@@ -96,12 +95,8 @@ impl<S: IO + 'static> Connection<S> {
         let target = ctx.target.as_ref();
         match step {
             Ok(Step::Call | Step::Attach(_)) => Some(Reason::Call),
-            Ok(Step::Forward) => match target? {
-                Target::Circuit(circuit) => self.lane.spares(circuit),
-                Target::Tunnel(_) => Some(Reason::Tunnel),
-                // Reached at addresses, in HTTP/1.
-                Target::Service(_) => None,
-            },
+            // A request that has to wait first does not change its target by that.
+            Ok(Step::Forward | Step::Wait(_)) => self.lane.spares(target?),
             _ => None,
         }
     }

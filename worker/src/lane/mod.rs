@@ -38,7 +38,7 @@ use crate::conduct::Conduct;
 use crate::config::Config;
 use crate::frontend::{Speak, Wire};
 use crate::proxy::Engine;
-use crate::table::LiveCircuit;
+use crate::target::Target;
 use pool::Pools;
 
 pub use request::Reason;
@@ -84,16 +84,19 @@ impl Lane {
 }
 
 impl Lane {
-    /// Why requests over this circuit are not the lane's, if they are not.
-    fn spares(&self, live: &LiveCircuit) -> Option<Reason> {
+    /// Why requests to this target are not the lane's, if they are not.
+    fn spares(&self, target: &Target) -> Option<Reason> {
+        let lent = matches!(target, Target::Tunnel(_));
+        if lent || target.upstreams().all().any(|one| one.tunnel().is_some()) {
+            return Some(Reason::Tunnel);
+        }
+        let live = target.circuit()?;
         let circuit = &live.circuit;
         let is_off = |name: &String| {
             *name == live.id_text || circuit.app.as_deref().is_some_and(|app| app == name)
         };
         if matches!(circuit.protocol, Protocol::Grpc | Protocol::H2) {
             Some(Reason::Protocol)
-        } else if live.upstreams.all().any(|one| one.tunnel().is_some()) {
-            Some(Reason::Tunnel)
         } else if self.off.iter().any(is_off) {
             Some(Reason::Off)
         } else {
