@@ -60,6 +60,10 @@ pub struct Line<'a> {
     pub duration: Duration,
     /// Time to the answer's head.
     pub first_byte: Option<Duration>,
+    /// The status the gateway's instance answered, and how long it took to.
+    pub upstream: Option<(u16, Duration)>,
+    /// Whether its connection was `new` or `reused`.
+    pub connection: Option<&'a str>,
     /// Upstreams tried before.
     pub retries: usize,
     /// How a spliced connection ended.
@@ -266,6 +270,7 @@ impl Line<'_> {
         text("subject", self.subject)?;
         text("auth", self.credential)?;
         text("route", self.route)?;
+        text("connection", self.connection)?;
         text("end", self.end)?;
         text("error", self.error)?;
         if let Some(client) = self.client {
@@ -277,6 +282,10 @@ impl Line<'_> {
         visit("duration_ms", Value::Shown(&Millis(self.duration)))?;
         if let Some(first_byte) = self.first_byte {
             visit("first_byte_ms", Value::Shown(&Millis(first_byte)))?;
+        }
+        if let Some((status, latency)) = self.upstream {
+            visit("upstream_status", Value::Shown(&status))?;
+            visit("upstream_ms", Value::Shown(&Millis(latency)))?;
         }
         if self.retries > 0 {
             visit("retries", Value::Shown(&self.retries))?;

@@ -59,8 +59,12 @@ impl<S: IO + 'static> Connection<S> {
             ..Account::default()
         };
         let mut ctx = Context::new();
+        ctx.lean = true;
         self.lane.conduct.begin(&mut ctx);
         let step = self.pass(&request, &mut ctx);
+        if matches!(step, Ok(Step::Elsewhere)) {
+            return After::HandOver(Reason::Changed);
+        }
         let lent = |target: &Target| target.upstreams().all().any(|one| one.tunnel().is_some());
         if matches!(step, Ok(Step::Forward)) && ctx.target.as_ref().is_some_and(lent) {
             return After::HandOver(Reason::Tunnel);
@@ -78,7 +82,12 @@ impl<S: IO + 'static> Connection<S> {
             }
             Ok(Step::Answer(answer)) => Some((answer, true)),
             // Upgrades are not plain, and no stage of circuits waits.
-            Ok(Step::Upgrade | Step::Wait(_) | Step::Call | Step::Attach(_)) => {
+            Ok(Step::Upgrade
+                | Step::Events
+                | Step::Wait(_)
+                | Step::Call
+                | Step::Elsewhere
+                | Step::Attach(_)) => {
                 Some((self.refusal(Refusal::Internal, &mut ctx), false))
             }
             Err(refusal) => Some((self.refusal(refusal, &mut ctx), true)),
@@ -239,6 +248,7 @@ impl<S: IO + 'static> Connection<S> {
             };
             if !fresh && let Some(stream) = self.pool.take(address) {
                 conduct.connected(ctx);
+                conduct.reused(ctx);
                 return Ok(Upstream {
                     stream,
                     address,

@@ -52,11 +52,13 @@ pub enum Reason {
     Connection,
     /// Its app is reached through a tunnel.
     Tunnel,
+    /// Its answer is changed on its way.
+    Changed,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Long,
         Self::Form,
         Self::Version,
@@ -68,6 +70,7 @@ impl Reason {
         Self::Expect,
         Self::Connection,
         Self::Tunnel,
+        Self::Changed,
     ];
 
     /// The label.
@@ -84,6 +87,7 @@ impl Reason {
             Self::Expect => "expect",
             Self::Connection => "connection",
             Self::Tunnel => "tunnel",
+            Self::Changed => "changed",
         }
     }
 }

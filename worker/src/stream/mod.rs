@@ -8,5 +8,5 @@ mod marks;
 pub mod tcp;
 pub mod websocket;
 
-pub use copy::{Linger, Meter, splice};
+pub use copy::{Linger, Meter, silent, splice};
 pub use marks::mark_while;

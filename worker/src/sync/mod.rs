@@ -2,7 +2,7 @@
 //! the coordinator's own stream, are numbered by generation, and are made good by a full fetch
 //! wherever one may be missing. One task (`keeper`) changes the table, and `state` alone decides
 //! what a message means. The room also tells the coordinator that the worker lives and serves,
-//! and writes marks of use to Redis. It refuses to know requests and listeners: `wiring` starts
+//! writes marks of use to Redis, and keeps shared rate limits there. It refuses to know requests and listeners: `wiring` starts
 //! it, `proxy` and `stream` leave marks in [`Activity`], `setup` borrows [`Coordinator`].
 
 mod acknowledge;
@@ -13,6 +13,7 @@ mod heartbeat;
 mod inbox;
 mod join;
 mod keeper;
+mod ledger;
 mod redis_link;
 mod route_report;
 mod snapshot;
@@ -37,6 +38,7 @@ use tokio_util::task::TaskTracker;
 pub use activity::Activity;
 pub use client::{CallError, Coordinator, Registered};
 pub use join::registration;
+pub use ledger::RedisLedger;
 pub use route_report::RouteReporter;
 pub use snapshot::Snapshot;
 pub use status::{Bus, Reach, RedisState, Status};

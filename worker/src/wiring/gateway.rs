@@ -8,30 +8,47 @@ use patchbay_listen::{ListenError, bind, tls};
 
 use super::Traffic;
 use crate::conduct::Entrance;
-use crate::config::Config;
+use crate::config::{Config, RedisSettings};
 use crate::gateway::Gateway;
+use crate::gateway::chain::Ledger;
 use crate::gateway::config::GatewayConfig;
 use crate::handover::Listeners;
 use crate::metrics::Metrics;
 use crate::proxy::Engine;
 use crate::setup::Tickets;
-use crate::sync::Link;
+use crate::sync::{Link, RedisLedger};
 use crate::upstream::Prober;
 
 /// The gateway and what its listeners need.
 pub(super) struct Room {
     pub(super) gateway: Arc<Gateway>,
     pub(super) tls: Option<Arc<tls::Live>>,
+    /// Where limits are shared.
+    pub(super) ledger: Option<Arc<RedisLedger>>,
 }
 
 impl Room {
-    pub(super) fn new(config: &GatewayConfig, prober: &Arc<Prober>) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        config: &GatewayConfig,
+        redis: Option<&RedisSettings>,
+        prober: &Arc<Prober>,
+    ) -> anyhow::Result<Self> {
         let tls = config.tls.clone().map(tls::Live::load).transpose();
         let tls = tls?.map(Arc::new);
+        let ledger = redis.map(RedisLedger::new);
+        let shared = ledger.clone().map(|ledger| ledger as Arc<dyn Ledger>);
         Ok(Self {
-            gateway: Gateway::new(config, Arc::clone(prober)),
+            gateway: Gateway::new(config, Arc::clone(prober), shared),
             tls,
+            ledger,
         })
+    }
+
+    /// Keeps what the gateway shares with other workers within reach.
+    pub(super) async fn run(&self) {
+        if let Some(ledger) = &self.ledger {
+            ledger.run().await;
+        }
     }
 
     /// Reads the certificate anew.
@@ -78,7 +95,11 @@ impl Traffic {
         let entrance = Entrance::Gateway(Arc::clone(&room.gateway));
         let conduct = self.conduct(entrance, link, metrics, tickets);
         let limits = &self.rooms.config.http2;
-        let proxy = Arc::new(Engine::new(&self.conf, self.proxy(conduct), limits));
+        let mut proxy = self.proxy(conduct);
+        if let Some(config) = &self.rooms.config.gateway {
+            proxy.peers = proxy.peers.keeping(config.pool_idle.0);
+        }
+        let proxy = Arc::new(Engine::new(&self.conf, proxy, limits));
         let app = self.guarding(Arc::clone(&proxy));
         let carrier = self.carrier_of(app, room.tls.clone(), tls::Purpose::Traffic);
         let acceptor = self.acceptor(carrier, &self.rooms.gate);
