@@ -24,6 +24,7 @@ pub mod lending;
 pub mod load;
 pub mod malformed;
 pub mod opener;
+pub mod paced;
 pub mod ports;
 pub mod postgres;
 pub mod program;

@@ -60,6 +60,10 @@ pub struct Line<'a> {
     pub duration: Duration,
     /// Time to the answer's head.
     pub first_byte: Option<Duration>,
+    /// The status the gateway's instance answered, and how long it took to.
+    pub upstream: Option<(u16, Duration)>,
+    /// Whether its connection was `new` or `reused`.
+    pub connection: Option<&'a str>,
     /// Upstreams tried before.
     pub retries: usize,
     /// How a spliced connection ended.
@@ -256,6 +260,7 @@ impl Line<'_> {
             ("subject", self.subject),
             ("auth", self.credential),
             ("route", self.route),
+            ("connection", self.connection),
             ("end", self.end),
             ("error", self.error),
         ];
@@ -273,6 +278,10 @@ impl Line<'_> {
         visit("duration_ms", Value::Millis(self.duration));
         if let Some(first_byte) = self.first_byte {
             visit("first_byte_ms", Value::Millis(first_byte));
+        }
+        if let Some((status, latency)) = self.upstream {
+            visit("upstream_status", Value::Number(status.into()));
+            visit("upstream_ms", Value::Millis(latency));
         }
         if self.retries > 0 {
             visit("retries", Value::Number(self.retries as u64));

@@ -24,6 +24,8 @@ pub const MAX_ATTEMPTS: usize = 3;
 pub struct Context {
     /// When its head had been read.
     pub started: Instant,
+    /// The engine only moves bytes: what needs more is for the other one.
+    pub lean: bool,
     /// Its id; `None` until the first stage has run.
     pub request_id: Option<RequestId>,
     /// Who sent it.
@@ -87,6 +89,8 @@ pub enum SpliceEnd {
     Broken,
     /// The circuit was closed.
     CircuitClosed,
+    /// Both sides were silent for longer than they may.
+    Idle,
 }
 
 impl SpliceEnd {
@@ -96,6 +100,7 @@ impl SpliceEnd {
             Self::Finished => "finished",
             Self::Broken => "broken",
             Self::CircuitClosed => "circuit-closed",
+            Self::Idle => "idle",
         }
     }
 }
@@ -106,6 +111,7 @@ impl Context {
         let now = Instant::now();
         Self {
             started: now,
+            lean: false,
             marked: now,
             request_id: None,
             client: None,

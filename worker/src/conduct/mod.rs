@@ -84,6 +84,8 @@ pub enum Step {
     Forward,
     /// Send it to an upstream as a WebSocket's opening handshake.
     Upgrade,
+    /// Send it to an upstream, and watch over the event stream that comes back.
+    Events,
     /// Answer it here: exchange the ticket in the query for a permit.
     Exchange,
     /// Answer it here: a CORS preflight.
@@ -94,6 +96,9 @@ pub enum Step {
     Wait(Wait),
     /// Answer it here: a call of an agent's or an operator's, once its body has been read.
     Call,
+    /// The engine that asked is lean ([`Context::lean`]) and this takes the other one: give it the
+    /// request untouched. No stage has run.
+    Elsewhere,
     /// The connection becomes the multiplexed one of this session.
     Attach(Arc<Session>),
     /// The connection becomes the multiplexed one of another gateway.
@@ -232,6 +237,9 @@ impl Conduct {
         }
         let upstream = Arc::clone(&picked.upstream);
         ctx.picked = Some(picked);
+        if let Some(visit) = &mut ctx.visit {
+            visit.leg.begin(Instant::now());
+        }
         Ok(upstream)
     }
 
@@ -285,6 +293,9 @@ impl Conduct {
             return false;
         };
         picked.upstream.ended(upstream::Outcome::Answered(status));
+        if let Some(visit) = &mut ctx.visit {
+            visit.leg.answered(status);
+        }
         let visit = ctx.visit.as_deref();
         if !replayable || !visit.is_some_and(|visit| visit.route.retry_status.contains(&status)) {
             return false;
@@ -292,9 +303,7 @@ impl Conduct {
         ctx.tried.push(Arc::clone(&picked.upstream));
         ctx.faults.push("status");
         let another = self.may_try_another(ctx, true);
-        if another {
-            ctx.faults.push("status");
-        } else {
+        if !another {
             // The answer stands: it is not a failure of the attempt.
             ctx.tried.pop();
             ctx.faults.pop();
@@ -306,6 +315,13 @@ impl Conduct {
     pub fn connected(&self, ctx: &Context) {
         if let Some(picked) = &ctx.picked {
             picked.upstream.health.connected();
+        }
+    }
+
+    /// The connection to it has carried requests before.
+    pub fn reused(&self, ctx: &mut Context) {
+        if let Some(visit) = &mut ctx.visit {
+            visit.leg.reused = true;
         }
     }
 
@@ -347,6 +363,12 @@ impl Conduct {
         match &self.entrance {
             Entrance::Circuits => self.stages.dress(&id, sink),
             Entrance::Gateway(_) => {
+                let kind = sink.get("content-type").unwrap_or_default();
+                if kind.starts_with(b"text/event-stream")
+                    && let Some(picked) = &mut ctx.picked
+                {
+                    picked.streams();
+                }
                 sink.set(request_id::HEADER, id.as_str());
                 self.dress_of_service(ctx, sink);
             }
@@ -374,6 +396,7 @@ pub fn ask<'a>(ctx: &'a Context, room: &'a mut [u8; 16]) -> Ask<'a> {
         tried: &ctx.tried,
         key: own_key.unwrap_or_else(|| client_key(ctx, room)),
         prefer: visit.and_then(|visit| visit.preferred.as_ref()),
+        streams: false,
     }
 }
 

@@ -43,6 +43,7 @@ impl<S: IO + 'static> Connection<S> {
             ..Account::default()
         };
         let mut ctx = Context::new();
+        ctx.lean = true;
         self.lane.conduct.begin(&mut ctx);
         let mut step = self.pass(&request, &mut ctx);
         if let Some(reason) = self.elsewhere(&step, &ctx) {
@@ -64,10 +65,16 @@ impl<S: IO + 'static> Connection<S> {
                 Some((self.lane.conduct.preflight(&preflight, &mut ctx), true))
             }
             Ok(Step::Answer(answer)) => Some((answer, true)),
-            // Upgrades are not plain, waits are over, calls are handed over.
-            Ok(Step::Upgrade | Step::Wait(_) | Step::Call | Step::Attach(_) | Step::Relay) => {
-                Some((self.refusal(Refusal::Internal, &mut ctx), false))
-            }
+            // Upgrades are not plain, waits are over, and the rest has been handed over.
+            Ok(
+                Step::Upgrade
+                | Step::Events
+                | Step::Wait(_)
+                | Step::Call
+                | Step::Elsewhere
+                | Step::Attach(_)
+                | Step::Relay,
+            ) => Some((self.refusal(Refusal::Internal, &mut ctx), false)),
             Err(refusal) => Some((self.refusal(refusal, &mut ctx), true)),
         };
         if let Some((answer, keep)) = answer {
@@ -95,8 +102,8 @@ impl<S: IO + 'static> Connection<S> {
         let target = ctx.target.as_ref();
         match step {
             Ok(Step::Call | Step::Attach(_)) => Some(Reason::Call),
-            // A request that has to wait first does not change its target by that.
-            Ok(Step::Forward | Step::Wait(_)) => self.lane.spares(target?),
+            Ok(Step::Elsewhere) => Some(Reason::Changed),
+            Ok(Step::Forward) => self.lane.spares(target?),
             _ => None,
         }
     }

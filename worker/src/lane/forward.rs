@@ -128,6 +128,7 @@ impl<S: IO + 'static> Connection<S> {
             };
             if !fresh && let Some(stream) = self.pool.take(address) {
                 conduct.connected(ctx);
+                conduct.reused(ctx);
                 return Ok(Upstream {
                     stream,
                     address,

@@ -81,11 +81,13 @@ pub enum Reason {
     Call,
     /// The lane is switched off for its circuit.
     Off,
+    /// Its answer is changed on its way.
+    Changed,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Long,
         Self::Form,
         Self::Version,
@@ -100,6 +102,7 @@ impl Reason {
         Self::Protocol,
         Self::Call,
         Self::Off,
+        Self::Changed,
     ];
 
     /// The label.
@@ -119,6 +122,7 @@ impl Reason {
             Self::Protocol => "protocol",
             Self::Call => "call",
             Self::Off => "off",
+            Self::Changed => "changed",
         }
     }
 }

@@ -8,6 +8,7 @@ mod account;
 mod adapt;
 mod answer;
 mod calls;
+mod events;
 mod faults;
 mod grpc_web;
 mod report;
@@ -100,6 +101,23 @@ impl Proxy {
         self.conduct.dress(ctx, &mut sink);
         sink.finish()
     }
+
+    /// Makes the answer's head that of a compressed one, if it is to be one.
+    fn encode(
+        &self,
+        session: &Session,
+        answer: &mut ResponseHeader,
+        ctx: &mut Account,
+    ) -> Result<()> {
+        let status = answer.status.as_u16();
+        let mut sink = adapt::Sink::of_response(answer);
+        ctx.encoder = self.conduct.encode(status, ctx, &mut sink);
+        sink.finish()?;
+        if ctx.encoder.is_some() && !session.as_downstream().is_http2() {
+            answer.insert_header("transfer-encoding", "chunked")?;
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -145,6 +163,7 @@ impl ProxyHttp for Proxy {
         match step {
             Step::Forward => Ok(false),
             Step::Upgrade => self.upgrade(session, ctx).await.map(|()| true),
+            Step::Events => self.events(session, ctx).await.map(|()| true),
             Step::Exchange => self.exchange(session, ctx).await.map(|()| true),
             Step::Call => self.call(session, ctx).await.map(|()| true),
             Step::Attach(agent) => self.attach(session, ctx, &agent).await.map(|()| true),
@@ -154,8 +173,8 @@ impl ProxyHttp for Proxy {
                 answer::write(session, ctx, answer).await.map(|()| true)
             }
             Step::Answer(answer) => answer::write(session, ctx, answer).await.map(|()| true),
-            // Waited for above.
-            Step::Wait(_) => faults::refuse(ctx, Refusal::Internal),
+            // Waited for above; for lean engines.
+            Step::Wait(_) | Step::Elsewhere => faults::refuse(ctx, Refusal::Internal),
         }
     }
 
@@ -233,13 +252,16 @@ impl ProxyHttp for Proxy {
     async fn connected_to_upstream(
         &self,
         _: &mut Session,
-        _reused: bool,
+        reused: bool,
         _: &HttpPeer,
         _: std::os::unix::io::RawFd,
         _: Option<&pingora_core::protocols::Digest>,
         ctx: &mut Account,
     ) -> Result<()> {
         self.conduct.connected(ctx);
+        if reused {
+            self.conduct.reused(ctx);
+        }
         Ok(())
     }
 
@@ -300,6 +322,7 @@ impl ProxyHttp for Proxy {
         }
         answer::end_if_unread(session);
         self.dress(answer, ctx)?;
+        self.encode(session, answer, ctx)?;
         ctx.bridge.answer(answer)
     }
 
@@ -316,10 +339,11 @@ impl ProxyHttp for Proxy {
         &self,
         _: &mut Session,
         body: &mut Option<bytes::Bytes>,
-        _: bool,
+        end: bool,
         ctx: &mut Account,
     ) -> Result<Option<Duration>> {
         ctx.bridge.answer_body(body);
+        ctx.compress(body, end)?;
         self.conduct.flows(ctx);
         Ok(None)
     }

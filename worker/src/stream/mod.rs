@@ -10,7 +10,7 @@ mod marks;
 pub mod tcp;
 pub mod websocket;
 
-pub use copy::{Linger, Meter, splice};
+pub use copy::{Linger, Meter, silent, splice};
 #[cfg(target_os = "linux")]
 pub use kernel::splice_sockets;
 pub use marks::mark_while;

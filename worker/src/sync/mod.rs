@@ -2,8 +2,9 @@
 //! the coordinator's own stream, are numbered by generation, and are made good by a full fetch
 //! wherever one may be missing. One task (`keeper`) changes the table, and `state` alone decides
 //! what a message means. The room also tells the coordinator that the worker lives and serves,
-//! and leaves marks of use in Redis or, without one, with the coordinator. It refuses to know requests and listeners: `wiring` starts
-//! it, `proxy` and `stream` leave marks in [`Activity`], `setup` borrows [`Coordinator`].
+//! leaves marks of use in Redis or, without one, with the coordinator, and keeps shared rate limits
+//! in Redis. It refuses to know requests and listeners: `wiring` starts it, `proxy` and `stream`
+//! leave marks in [`Activity`], `setup` borrows [`Coordinator`].
 
 mod acknowledge;
 mod activity;
@@ -13,6 +14,7 @@ mod heartbeat;
 mod inbox;
 mod join;
 mod keeper;
+mod ledger;
 mod redis_link;
 mod route_report;
 mod snapshot;
@@ -38,6 +40,7 @@ use tokio_util::task::TaskTracker;
 pub use activity::Activity;
 pub use client::{CallError, Coordinator, Registered};
 pub use join::registration;
+pub use ledger::RedisLedger;
 pub use route_report::RouteReporter;
 pub use snapshot::Snapshot;
 pub use status::{Bus, Reach, RedisState, Status};

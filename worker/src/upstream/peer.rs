@@ -41,6 +41,20 @@ impl PeerTemplate {
         }
     }
 
+    /// The same, keeping idle connections this long.
+    #[must_use]
+    pub fn keeping(mut self, idle: Duration) -> Self {
+        self.idle = idle;
+        self
+    }
+
+    /// The same, waiting this long for a connection.
+    #[must_use]
+    pub fn within(mut self, connect: Duration) -> Self {
+        self.connect = connect;
+        self
+    }
+
     /// How Pingora reaches an upstream that speaks this protocol.
     ///
     /// # Errors

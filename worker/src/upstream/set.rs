@@ -35,6 +35,8 @@ pub struct Upstream {
     /// Whether the prober has it on its list.
     pub(super) on_agenda: AtomicBool,
     outstanding: AtomicUsize,
+    /// Those of them that have a connection for themselves, for as long as they like.
+    streams: AtomicUsize,
     breaker: Option<Arc<dyn Breaker>>,
     room: Arc<Room>,
 }
@@ -52,6 +54,7 @@ impl Upstream {
             check: ArcSwapOption::empty(),
             on_agenda: AtomicBool::new(false),
             outstanding: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
             breaker: backend.breaker.clone(),
             room: Arc::clone(room),
         }
@@ -84,6 +87,12 @@ impl Upstream {
     /// Requests and streams under way.
     pub fn outstanding(&self) -> usize {
         self.outstanding.load(Ordering::Relaxed)
+    }
+
+    /// Connections that carry requests; a stream has left them.
+    fn connections(&self) -> usize {
+        let streams = self.streams.load(Ordering::Relaxed);
+        self.outstanding().saturating_sub(streams)
     }
 
     /// Tells its breaker how a request went.
@@ -171,10 +180,25 @@ pub struct Picked {
     pub session: SessionId,
     /// Why it was this one.
     pub why: &'static str,
+    streams: bool,
+}
+
+impl Picked {
+    /// It has become a stream that may last: its connection is not one of those that requests
+    /// wait for.
+    pub fn streams(&mut self) {
+        if !std::mem::replace(&mut self.streams, true) {
+            self.upstream.streams.fetch_add(1, Ordering::Relaxed);
+            self.upstream.room.freed();
+        }
+    }
 }
 
 impl Drop for Picked {
     fn drop(&mut self) {
+        if self.streams {
+            self.upstream.streams.fetch_sub(1, Ordering::Relaxed);
+        }
         self.upstream.outstanding.fetch_sub(1, Ordering::Relaxed);
         self.upstream.room.freed();
     }
@@ -189,6 +213,8 @@ pub struct Ask<'a> {
     pub key: &'a [u8],
     /// The one to be taken if it can be, whatever the policy says (sticky sessions).
     pub prefer: Option<&'a Arc<Upstream>>,
+    /// It will be a stream ([`Picked::streams`]).
+    pub streams: bool,
 }
 
 /// Why there is no upstream for a request.
@@ -328,8 +354,7 @@ impl UpstreamSet {
                 Chosen::AllFull => return Err(NotNow::Full),
                 Chosen::NoneInService => return Err(NotNow::NoneInService),
             };
-            if let Some(picked) =
-                candidate.hold(self.settings.max_outstanding, self.chooser.reason())
+            if let Some(picked) = candidate.hold(&self.settings, ask.streams, self.chooser.reason())
             {
                 if ask.tried.is_empty() && self.candidates.len() > 1 {
                     self.budget.deposit(self.settings.retry_ratio);
@@ -344,7 +369,7 @@ impl UpstreamSet {
         let wanted = ask.prefer?;
         let mut candidates = self.candidates.iter();
         let found = candidates.find(|one| Arc::ptr_eq(&one.upstream, wanted))?;
-        let full = found.is_full(self.settings.max_outstanding);
+        let full = found.is_full(&self.settings, ask);
         (is_usable(found, ask) && !full).then_some(found)
     }
 
@@ -402,16 +427,23 @@ enum NotNow {
 }
 
 impl Candidate {
-    /// Counts a request in, unless the upstream has `limit` of them.
-    fn hold(&self, limit: usize, why: &'static str) -> Option<Picked> {
-        let before = self.upstream.outstanding.fetch_add(1, Ordering::Relaxed);
-        let picked = Picked {
-            upstream: Arc::clone(&self.upstream),
+    /// Counts a request in, unless the upstream has as many as it may.
+    fn hold(&self, settings: &Settings, streams: bool, why: &'static str) -> Option<Picked> {
+        let upstream = Arc::clone(&self.upstream);
+        let limit = settings.max_connections;
+        let busy = limit != 0 && !streams && upstream.connections() >= limit;
+        let before = upstream.outstanding.fetch_add(1, Ordering::Relaxed);
+        let mut picked = Picked {
+            upstream,
             session: self.session,
             why,
+            streams: false,
         };
-        if limit != 0 && before >= limit {
+        if busy || settings.max_outstanding != 0 && before >= settings.max_outstanding {
             return None;
+        }
+        if streams {
+            picked.streams();
         }
         if let Some(breaker) = &self.upstream.breaker {
             breaker.began();
@@ -419,8 +451,10 @@ impl Candidate {
         Some(picked)
     }
 
-    /// Whether it takes no more.
-    pub(super) fn is_full(&self, limit: usize) -> bool {
-        limit != 0 && self.upstream.outstanding() >= limit
+    /// Whether it takes no more of this kind.
+    pub(super) fn is_full(&self, settings: &Settings, ask: &Ask<'_>) -> bool {
+        let (all, connections) = (settings.max_outstanding, settings.max_connections);
+        all != 0 && self.upstream.outstanding() >= all
+            || connections != 0 && !ask.streams && self.upstream.connections() >= connections
     }
 }

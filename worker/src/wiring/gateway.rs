@@ -8,31 +8,48 @@ use patchbay_listen::{ListenError, bind, tls};
 
 use super::Traffic;
 use crate::conduct::Entrance;
-use crate::config::Config;
+use crate::config::{Config, RedisSettings};
 use crate::frontend::Carry;
 use crate::gateway::Gateway;
+use crate::gateway::chain::Ledger;
 use crate::gateway::config::GatewayConfig;
 use crate::handover::Listeners;
 use crate::metrics::Metrics;
 use crate::proxy::Engine;
 use crate::setup::Tickets;
-use crate::sync::Link;
+use crate::sync::{Link, RedisLedger};
 use crate::upstream::Prober;
 
 /// The gateway and what its listeners need.
 pub(super) struct Room {
     pub(super) gateway: Arc<Gateway>,
     pub(super) tls: Option<Arc<tls::Live>>,
+    /// Where limits are shared.
+    pub(super) ledger: Option<Arc<RedisLedger>>,
 }
 
 impl Room {
-    pub(super) fn new(config: &GatewayConfig, prober: &Arc<Prober>) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        config: &GatewayConfig,
+        redis: Option<&RedisSettings>,
+        prober: &Arc<Prober>,
+    ) -> anyhow::Result<Self> {
         let tls = config.tls.clone().map(tls::Live::load).transpose();
         let tls = tls?.map(Arc::new);
+        let ledger = redis.map(RedisLedger::new);
+        let shared = ledger.clone().map(|ledger| ledger as Arc<dyn Ledger>);
         Ok(Self {
-            gateway: Gateway::new(config, Arc::clone(prober)),
+            gateway: Gateway::new(config, Arc::clone(prober), shared),
             tls,
+            ledger,
         })
+    }
+
+    /// Keeps what the gateway shares with other workers within reach.
+    pub(super) async fn run(&self) {
+        if let Some(ledger) = &self.ledger {
+            ledger.run().await;
+        }
     }
 
     /// Reads the certificate anew.
@@ -79,7 +96,10 @@ impl Traffic {
         let entrance = Entrance::Gateway(Arc::clone(&room.gateway));
         let conduct = self.conduct(entrance, link, metrics, tickets);
         let config = &self.rooms.config;
-        let proxy = self.proxy(Arc::clone(&conduct));
+        let mut proxy = self.proxy(Arc::clone(&conduct));
+        if let Some(gateway) = &config.gateway {
+            proxy.peers = proxy.peers.keeping(gateway.pool_idle.0);
+        }
         let proxy = Arc::new(Engine::new(&self.conf, proxy, &config.http2));
         let (routes, services) = room.gateway.size();
         log::info!("the gateway is ready: {routes} routes to {services} services");
