@@ -51,6 +51,14 @@ fn known() -> Result<Vec<Migration>> {
             "V4__route_reports",
             include_str!("../../../migrations/postgres/V4__route_reports.sql"),
         ),
+        (
+            "V5__token_age",
+            include_str!("../../../migrations/postgres/V5__token_age.sql"),
+        ),
+        (
+            "V6__uses",
+            include_str!("../../../migrations/postgres/V6__uses.sql"),
+        ),
     ];
     let read = |(name, sql)| Migration::unapplied(name, sql).doing(DOING);
     known.into_iter().map(read).collect()
