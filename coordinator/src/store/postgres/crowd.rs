@@ -211,10 +211,13 @@ async fn fresh_ones(
         .filter_map(|(new, slot)| slot.is_ok().then(|| new.cause()))
         .collect();
     let last = write(tx, &mut worker, &born, &causes).await?;
+    // Each answer is as of its own moment, as if they had gone one after the other.
     let mut generation = last.saturating_sub(born.len() as u64);
+    worker.occupied_slots -= i32::try_from(born.len()).unwrap_or(0);
     let opened = slots.into_iter().map(|slot| {
         let circuit = slot?;
         generation += 1;
+        worker.occupied_slots += 1;
         Ok(Opened {
             circuit,
             worker: worker.clone(),

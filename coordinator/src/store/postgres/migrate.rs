@@ -52,6 +52,14 @@ fn known() -> Result<Vec<Migration>> {
             include_str!("../../../migrations/postgres/V4__route_reports.sql"),
         ),
         (
+            "V5__token_age",
+            include_str!("../../../migrations/postgres/V5__token_age.sql"),
+        ),
+        (
+            "V6__uses",
+            include_str!("../../../migrations/postgres/V6__uses.sql"),
+        ),
+        (
             "V9__tunnels",
             include_str!("../../../migrations/postgres/V9__tunnels.sql"),
         ),

@@ -31,6 +31,14 @@ fn known() -> Result<Vec<Migration>> {
             include_str!("../../../migrations/sqlite/V4__route_reports.sql"),
         ),
         (
+            "V5__token_age",
+            include_str!("../../../migrations/sqlite/V5__token_age.sql"),
+        ),
+        (
+            "V6__uses",
+            include_str!("../../../migrations/sqlite/V6__uses.sql"),
+        ),
+        (
             "V9__tunnels",
             include_str!("../../../migrations/sqlite/V9__tunnels.sql"),
         ),
