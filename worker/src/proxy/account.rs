@@ -18,6 +18,8 @@ pub struct Account {
     reported: bool,
     /// Between gRPC-Web and gRPC.
     pub(super) bridge: Bridge,
+    /// A failure was answered, and Pingora is about to drop the connection.
+    pub(super) hears_out: bool,
 }
 
 impl Account {
@@ -27,6 +29,7 @@ impl Account {
             conduct: Arc::clone(conduct),
             reported: false,
             bridge: Bridge::None,
+            hears_out: false,
         }
     }
 
