@@ -1,6 +1,7 @@
 //! The worker's table under a request's eyes: a look-up in tables of 10, 1,000 and 100,000
 //! circuits, and what it costs to put a change in.
 #![expect(
+    clippy::print_stdout,
     clippy::unwrap_used,
     reason = "a benchmark that cannot be set up has to stop"
 )]

@@ -12,7 +12,8 @@ use patchbay_tests::rig::{Parts, Rig};
 const LONG: usize = 4_000;
 const SHORT: usize = 400;
 
-const LIMITS: &str = "[limits]\nbody = \"1KiB\"\n";
+/// The app that is not there is not taken out of service for it.
+const LIMITS: &str = "[limits]\nbody = \"1KiB\"\n\n[upstreams]\nfaults_to_eject = 1000000\n";
 
 /// What is wrong with these, in every manner. `app` may be asked for nothing but what is asked
 /// here and `/next`.
@@ -84,8 +85,8 @@ async fn by_circuits(fast_lane: bool) -> Result<()> {
     };
     let refused = [
         asked("no permit", private, "POST /early-no", "401", SHORT),
-        asked("too long", public, "POST /early-long", "413", LONG),
-        with_head("a preflight", public, preflight, "204"),
+        asked("too long", public, "POST /early-long", "413|403", LONG),
+        with_head("a preflight", private, preflight, "204"),
         with_head("a bad head", public, bad, "400"),
         with_head("an upgrade without a permit", private, upgrade, "401"),
         asked("no app", nobody, "POST /early-nobody", "502|503", SHORT),

@@ -28,7 +28,6 @@ mod http1_case_by_case;
 mod http2_frame_by_frame;
 mod idle_circuits_are_collected;
 mod inference_asks_for_a_token;
-mod kernels_fail_in_every_way;
 mod malformed_requests_are_refused;
 mod mistakes_are_reported_at_check;
 mod open_an_app_by_port;

@@ -111,9 +111,9 @@ fn ordinary() -> Vec<Case> {
         case("6.3: a priority on a stream to come", Answered, &[priority(1, 3, 15), whole()]),
         case("6.3: a priority of a request under way", Answered, &[begin(1), priority(1, 0, 7), data(END_STREAM, b"x")]),
         case("6.2: headers with padding and a priority", Answered, &[frame(HEADERS, WHOLE | PADDED | 0x20, 1, &[vec![2, 0, 0, 0, 0, 15], get(), vec![0; 2]].concat())]),
-        case("6.10: a block in ten pieces", Answered, &[
+        case("6.10: a block in five pieces", Answered, &[
             vec![frame(HEADERS, END_STREAM, 1, &get())],
-            (0..9).map(|_| frame(CONTINUATION, NONE, 1, &block(&[("x", "y")]))).collect(),
+            (0..4).map(|_| frame(CONTINUATION, NONE, 1, &block(&[("x", "y")]))).collect(),
             vec![frame(CONTINUATION, END_HEADERS, 1, &[])],
         ].concat()),
         case("6.10: a header cut in two", Answered, &[frame(HEADERS, END_STREAM, 1, &get()[..9]), frame(CONTINUATION, END_HEADERS, 1, &get()[9..])]),
@@ -202,7 +202,7 @@ fn ends_of_streams() -> Vec<Case> {
         case("5.1: a request after another's reset", Answered, &[begin(1), reset(), frame(HEADERS, WHOLE, 3, &get())]),
         case("5.1: data after trailers", closed, &[begin(1), frame(HEADERS, WHOLE, 1, &block(&[("x", "y")])), frame(DATA, END_STREAM, 1, b"x")]),
         case("5.1: trailers after trailers", closed, &[begin(1), frame(HEADERS, WHOLE, 1, &block(&[("x", "y")])), frame(HEADERS, WHOLE, 1, &block(&[("x", "y")]))]),
-        case("5.1: data on a stream that was left out", Connection(&[PROTOCOL_ERROR, STREAM_CLOSED]), &[frame(HEADERS, WHOLE, 5, &get()), frame(DATA, END_STREAM, 3, b"x")]),
+        case("5.1: data on a stream that was left out", closed, &[frame(HEADERS, WHOLE, 5, &get()), frame(DATA, END_STREAM, 3, b"x")]),
         case("5.1.1: the same number twice", closed, &[whole(), whole()]),
         case("5.3.1: headers that depend on themselves", Dropped, &[frame(HEADERS, WHOLE | 0x20, 1, &[vec![0, 0, 0, 1, 15], get()].concat())]),
         case("5.3.1: a priority that depends on itself", Dropped, &[on(1, 1), whole()]),
@@ -452,10 +452,9 @@ pub async fn hold(case: &Case, address: SocketAddr) -> Result<()> {
             (RST_STREAM, Answered) => bail!("reset: {frame:?}"),
             (RST_STREAM | HEADERS, Dropped) => return Ok(()),
             (HEADERS, Answered) => {
-                ensure!(
-                    frame.payload.first() == Some(&0x88),
-                    "answered by {frame:?}"
-                );
+                // A smaller table of headers is acknowledged first (RFC 7541 §4.2).
+                let status = frame.payload.iter().find(|byte| **byte != 0x20);
+                ensure!(status == Some(&0x88), "answered by {frame:?}");
                 return Ok(());
             }
             // 400 of the static table.

@@ -11,6 +11,7 @@ mod gateway_balances;
 mod gateway_holds_limits;
 mod gateway_reloads;
 mod gateway_shares_limits;
+mod kernels_fail_in_every_way;
 mod sigterm_during_a_download_loses_nothing;
 mod slots_are_never_given_twice;
 mod slow_clients_hold_nobody_up;

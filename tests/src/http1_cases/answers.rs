@@ -134,11 +134,13 @@ fn framings() -> Vec<Case> {
         framed(
             "9112, 6.3: a length and a coding",
             "Content-Length: 15\r\nTransfer-Encoding: chunked",
-        ),
+        )
+        .gives("200|502 [200]", "hello"),
         framed(
             "9112, 6.3: a coding and a length",
             "Transfer-Encoding: chunked\r\nContent-Length: 15",
-        ),
+        )
+        .gives("200|502 [200]", "hello"),
         framed(
             "9112, 6.3: two lengths",
             "Content-Length: 15\r\nContent-Length: 5",

@@ -297,7 +297,7 @@ fn parse(mut bytes: &[u8], mut to_head: bool) -> Result<Vec<Answer>> {
             let (name, value) = line.split_once(':').context("not a header")?;
             match name.to_ascii_lowercase().as_str() {
                 "content-length" => length = Some(value.trim().parse::<usize>()?),
-                "transfer-encoding" => chunked = value.trim() == "chunked",
+                "transfer-encoding" => chunked = value.trim().eq_ignore_ascii_case("chunked"),
                 _ => {}
             }
         }

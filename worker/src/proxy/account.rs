@@ -23,6 +23,8 @@ pub struct Account {
     pub(super) bridge: Bridge,
     /// Compresses its answer.
     pub(super) encoder: Option<Encoder>,
+    /// A failure was answered, and Pingora is about to drop the connection.
+    pub(super) hears_out: bool,
 }
 
 impl Account {
@@ -33,6 +35,7 @@ impl Account {
             reported: false,
             bridge: Bridge::None,
             encoder: None,
+            hears_out: false,
         }
     }
 

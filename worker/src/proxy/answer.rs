@@ -46,6 +46,16 @@ pub(super) fn end_if_unread(session: &mut Session) {
     }
 }
 
+/// Ends a connection in order after its last answer, so that a client that is still sending does
+/// not lose it.
+pub(super) async fn hear_out(session: &mut Session) {
+    if let ServerSession::H1(connection) = session.as_downstream_mut()
+        && connection.finish_body().await.is_ok()
+    {
+        connection.shutdown().await;
+    }
+}
+
 /// Writes an answer of our own.
 pub(super) async fn write(session: &mut Session, ctx: &Context, answer: Answer) -> Result<()> {
     let mut head = ResponseHeader::build(answer.status, Some(answer.headers.len()))?;

@@ -74,17 +74,16 @@ fn classify(error: &Error) -> Option<Refusal> {
 }
 
 impl Proxy {
-    /// Answers a request that failed on its way, as far as an answer can still be given.
+    /// Answers a request that failed on its way, as far as an answer can still be given; true if
+    /// it was, as a whole.
     pub(super) async fn answer_failure(
         &self,
         session: &mut Session,
         error: &Error,
         ctx: &mut Context,
-    ) -> FailToProxy {
+    ) -> (FailToProxy, bool) {
         let refusal = ctx.refusal.clone().or_else(|| classify(error));
         let mut status = 0;
-        // An answer that is whole is followed by an orderly end of the connection, which a client
-        // that is still sending does not lose it by.
         let mut whole = false;
         if let Some(refusal) = refusal {
             if refusal == Refusal::UpstreamBroke {
@@ -104,9 +103,10 @@ impl Proxy {
                 }
             }
         }
-        FailToProxy {
+        let fate = FailToProxy {
             error_code: status,
-            can_reuse_downstream: whole && !session.as_downstream().is_http2(),
-        }
+            can_reuse_downstream: false,
+        };
+        (fate, whole)
     }
 }

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use patchbay_common::circuit::Protocol;
+use pingora_core::protocols::http::ServerSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -84,6 +85,8 @@ impl Proxy {
         sink.finish()?;
         if session.as_downstream().is_http2() {
             adapt::join_cookies(request)?;
+        } else {
+            adapt::take_origin_form(request);
         }
         if let Some(target) = self.conduct.target(&view.head(), ctx) {
             match target.parse() {
@@ -138,11 +141,16 @@ impl ProxyHttp for Proxy {
         adapt::with_guard(session, |guard| heads = guard.head_read());
         let most = self.conduct.limits.requests_per_connection;
         let last = most != 0 && heads >= most;
+        let last = last || self.conduct.drain.is_stopping() || adapt::wants_close(session);
+        let old = session.req_header().version < http::Version::HTTP_11;
         let downstream = session.as_downstream_mut();
         // Setting it unasked would revive a connection the client wants closed.
         if downstream.get_keepalive().is_some() {
-            let last = last || self.conduct.drain.is_stopping();
             downstream.set_keepalive((!last).then_some(self.keepalive));
+        }
+        if let (ServerSession::H1(connection), true) = (downstream, old) {
+            // It knows of no interim answers (RFC 9110 §15.2).
+            connection.set_ignore_info_resp(true);
         }
         Ok(())
     }
@@ -273,6 +281,10 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         let replayable = !session.as_ref().retry_buffer_truncated();
         let status = answer.status;
+        if status == http::StatusCode::SWITCHING_PROTOCOLS {
+            // Upgrades leave Pingora's hands before they come here: nobody has asked for one.
+            return faults::refuse(ctx, Refusal::UpstreamBroke);
+        }
         if !status.is_informational() && self.conduct.answered(ctx, status.as_u16(), replayable) {
             return Err(faults::try_another());
         }
@@ -321,6 +333,7 @@ impl ProxyHttp for Proxy {
             return Ok(());
         }
         answer::end_if_unread(session);
+        adapt::speak_to(session, answer);
         self.dress(answer, ctx)?;
         self.encode(session, answer, ctx)?;
         ctx.bridge.answer(answer)
@@ -354,7 +367,9 @@ impl ProxyHttp for Proxy {
         error: &Error,
         ctx: &mut Account,
     ) -> FailToProxy {
-        self.answer_failure(session, error, ctx).await
+        let (fate, whole) = self.answer_failure(session, error, ctx).await;
+        ctx.hears_out = whole;
+        fate
     }
 
     /// Every failure has its line in the access log; Pingora's would say it a second time.
@@ -375,5 +390,8 @@ impl ProxyHttp for Proxy {
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Account) {
         self.report(session, error, ctx);
         adapt::with_guard(session, Control::rest);
+        if ctx.hears_out {
+            answer::hear_out(session).await;
+        }
     }
 }

@@ -86,6 +86,11 @@ pub(super) fn inspect_bytes(raw: &[u8]) -> Result<(), Refusal> {
         }
         previous = byte;
     }
+    let mut raw = raw;
+    // Empty lines before a request are passed over (RFC 9112 §2.2).
+    while let Some(rest) = raw.strip_prefix(b"\r\n") {
+        raw = rest;
+    }
     let mut lines = raw.split(|byte| *byte == b'\n');
     let first = lines.next().unwrap_or_default();
     if first.iter().filter(|byte| **byte == b' ').count() != 2 {

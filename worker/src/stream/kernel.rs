@@ -119,7 +119,7 @@ async fn move_stream(from: &TcpStream, to: &TcpStream, count: &AtomicU64) -> io:
             Err(error) => return Err(error),
         }
         // Two fast ends must not keep the others waiting.
-        tokio::task::consume_budget().await;
+        tokio::task::coop::consume_budget().await;
     }
 }
 
