@@ -90,7 +90,8 @@ impl<S: IO + 'static> Connection<S> {
                     account.failure = Some(word);
                     if account.status.is_none() {
                         // An idle connection that ended says nothing about the upstream.
-                        let another = !upstream.reused && self.lane.conduct.failed(ctx, Fault::Broke, true);
+                        let another =
+                            !upstream.reused && self.lane.conduct.failed(ctx, Fault::Broke, true);
                         if another && broken.again {
                             continue;
                         }

@@ -22,9 +22,9 @@ mod pool;
 mod request;
 mod response;
 mod rewrite;
-mod upload;
 #[cfg(test)]
 mod tests;
+mod upload;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -62,7 +62,10 @@ pub(super) fn look(
     let reason = Span::of(bytes, parsed.reason.unwrap_or_default().as_bytes());
     let is_http11 = parsed.version == Some(1);
     head::note(bytes, parsed.headers, fields);
-    let lines = bytes[..length].iter().filter(|byte| **byte == b'\n').count();
+    let lines = bytes[..length]
+        .iter()
+        .filter(|byte| **byte == b'\n')
+        .count();
     let neat_until = fields.first().and_then(|first| {
         // A folded value has a line of its own: there is one for each field and two besides.
         let neat = lines == fields.len() + 2

@@ -371,9 +371,13 @@ fn only_neat_answers_are_copied_line_by_line() {
         seen.unwrap().unwrap().neat_until.is_some()
     };
     assert!(neat("HTTP/1.1 200 OK\r\nA: b\r\nContent-Length:0\r\n\r\n"));
-    assert!(!neat("HTTP/1.1 200 OK\r\nA: b\r\n c\r\nContent-Length: 0\r\n\r\n"));
+    assert!(!neat(
+        "HTTP/1.1 200 OK\r\nA: b\r\n c\r\nContent-Length: 0\r\n\r\n"
+    ));
     assert!(!neat("HTTP/1.1 200 OK\r\nA: b\nContent-Length: 0\r\n\r\n"));
-    assert!(!neat("HTTP/1.1 200 OK\r\nA : b\r\nContent-Length: 0\r\n\r\n"));
+    assert!(!neat(
+        "HTTP/1.1 200 OK\r\nA : b\r\nContent-Length: 0\r\n\r\n"
+    ));
     assert!(!neat("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nA: b\n\r\n"));
 }
 
