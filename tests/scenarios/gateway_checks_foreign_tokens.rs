@@ -44,12 +44,15 @@ impl Foreign {
 
     async fn published(&self, settings: &str) -> Result<Gateway> {
         let url = self.publisher.url();
-        self.gate(&format!("jwks_url = \"{url}\"\n{settings}")).await
+        self.gate(&format!("jwks_url = \"{url}\"\n{settings}"))
+            .await
     }
 
     fn tokens(&self, kind: &str) -> Result<Vec<(&str, &str)>> {
         let all = self.vectors[kind].as_object().context("no such tokens")?;
-        let pairs = all.iter().map(|(what, token)| Some((what.as_str(), token.as_str()?)));
+        let pairs = all
+            .iter()
+            .map(|(what, token)| Some((what.as_str(), token.as_str()?)));
         pairs.collect::<Option<_>>().context("not a token")
     }
 
@@ -75,7 +78,10 @@ async fn every_algorithm_that_is_named_is_understood() -> Result<()> {
     }
     let seen = foreign.app.seen("/events/0");
     assert_eq!(seen.len(), 9);
-    ensure!(seen.iter().all(|request| request.header("authorization").is_empty()));
+    ensure!(
+        seen.iter()
+            .all(|request| request.header("authorization").is_empty())
+    );
     // Only those that are named.
     let gateway = foreign.published(PUBLISHED).await?;
     for (algorithm, token) in foreign.tokens("good")? {
@@ -128,7 +134,11 @@ async fn a_second_decides() -> Result<()> {
     let (begin, token) = moment("begins", "nbf")?;
     let until = begin - Utc::now().timestamp();
     let gateway = foreign.published(&leeway(until - 60)).await?;
-    assert_eq!(decides(&gateway, token).await?, 401, "not valid for a minute");
+    assert_eq!(
+        decides(&gateway, token).await?,
+        401,
+        "not valid for a minute"
+    );
     let gateway = foreign.published(&leeway(until)).await?;
     assert_eq!(decides(&gateway, token).await?, 200, "valid");
     Ok(())

@@ -55,7 +55,11 @@ async fn who_wants_it_gets_the_same_in_fewer_bytes() -> Result<()> {
         assert_eq!(answer.header("vary"), "Accept-Encoding");
         assert_eq!(answer.header("etag"), "W/\"v1\"");
         assert_eq!(answer.header("accept-ranges"), "");
-        ensure!(answer.body.len() < SIZE / 2, "{coding}: {}", answer.body.len());
+        ensure!(
+            answer.body.len() < SIZE / 2,
+            "{coding}: {}",
+            answer.body.len()
+        );
         ensure!(decode(coding, &answer.body)? == text_of(SIZE), "{coding}");
         // The service may be asked the same.
         assert_eq!(app.seen(&path)[0].header("accept-encoding"), "gzip");
@@ -146,7 +150,10 @@ async fn memory_does_not_grow_with_the_answer() -> Result<()> {
         let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
         Ok(kilobytes.context("no VmHWM")?.parse()?)
     };
-    gateway.get("/text/5000", &[("accept-encoding", "zstd")]).await?.expect(200)?;
+    gateway
+        .get("/text/5000", &[("accept-encoding", "zstd")])
+        .await?
+        .expect(200)?;
     let before = resident()?;
     let url = format!("http://{}/text/{SIZE}", gateway.address());
     let request = client()?.get(&url).header("accept-encoding", "zstd");

@@ -85,7 +85,9 @@ async fn by_hash_the_same_key_reaches_the_same_instance() -> Result<()> {
         }
         assert_eq!(used.len(), 3, "{by}: {used:?}");
         let sockets = shares(&apps, "/ws/first");
-        let requests: Vec<usize> = (0..3).map(|at| used.get(&at).map_or(0, |n| n / 3)).collect();
+        let requests: Vec<usize> = (0..3)
+            .map(|at| used.get(&at).map_or(0, |n| n / 3))
+            .collect();
         assert_eq!(sockets, requests, "{by}: a WebSocket went elsewhere");
     }
     Ok(())
@@ -107,7 +109,9 @@ async fn by_hash_of_addresses_a_client_stays_where_it_is() -> Result<()> {
         }
         let shares = shares(&apps, &path);
         let at = shares.iter().position(|count| *count == 3);
-        *used.entry(at.with_context(|| format!("{shares:?}"))?).or_insert(0) += 1;
+        *used
+            .entry(at.with_context(|| format!("{shares:?}"))?)
+            .or_insert(0) += 1;
     }
     assert_eq!(used.len(), 3, "{used:?}");
     Ok(())

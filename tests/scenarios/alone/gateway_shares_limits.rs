@@ -70,7 +70,10 @@ async fn a_token_is_spent_once_whoever_asks_where() -> Result<()> {
         let refused = gateway.get("/hello", &client).await?;
         let wait: u64 = refused.header("retry-after").parse()?;
         ensure!((50..=60).contains(&wait), "retry after {wait} s");
-        assert_eq!(refused.header("ratelimit"), format!("\"ours\";r=0;t={wait}"));
+        assert_eq!(
+            refused.header("ratelimit"),
+            format!("\"ours\";r=0;t={wait}")
+        );
     }
     let other = pair[0].get("/hello", &[("x-client", "b")]).await?;
     assert_eq!(other.expect(200)?.header("ratelimit"), "\"ours\";r=3;t=60");
@@ -111,15 +114,22 @@ async fn without_redis_each_worker_limits_by_itself() -> Result<()> {
     ensure!(counted.admitted > RATE * 5, "{counted:?}");
     ensure!(counted.slowest < Duration::from_secs(2), "{counted:?}");
     for gateway in &pair {
-        gateway.program.logged(&["each worker limits by itself"]).await?;
+        gateway
+            .program
+            .logged(&["each worker limits by itself"])
+            .await?;
     }
 
     redis.restart().await?;
-    eventually("the limit is shared again", Duration::from_secs(20), async || {
-        let counted = paced::ask(&urls, 10 * RATE, Duration::from_secs(2)).await?;
-        ensure!(counted.off(RATE, BURST) < 0.1, "{counted:?}");
-        Ok(())
-    })
+    eventually(
+        "the limit is shared again",
+        Duration::from_secs(20),
+        async || {
+            let counted = paced::ask(&urls, 10 * RATE, Duration::from_secs(2)).await?;
+            ensure!(counted.off(RATE, BURST) < 0.1, "{counted:?}");
+            Ok(())
+        },
+    )
     .await
 }
 

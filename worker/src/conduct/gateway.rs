@@ -25,7 +25,9 @@ impl Conduct {
         ctx: &mut Context,
     ) -> Result<Step, Refusal> {
         let route = match gateway.route(head) {
-            Ok(route) if ctx.lean && route.takes_the_other_engine(head) => return Ok(Step::Elsewhere),
+            Ok(route) if ctx.lean && route.takes_the_other_engine(head) => {
+                return Ok(Step::Elsewhere);
+            }
             Ok(route) => route,
             Err(GatewayRefusal::NoRoute) if self.is_dashboard(head) => return Ok(Step::Call),
             Err(refusal) => return Err(refusal.into()),
@@ -156,12 +158,7 @@ impl Conduct {
 
     /// Changes the head of a service's answer, dressed already, if its body is to be compressed;
     /// answers with what compresses it.
-    pub fn encode(
-        &self,
-        status: u16,
-        ctx: &Context,
-        sink: &mut dyn HeaderSink,
-    ) -> Option<Encoder> {
+    pub fn encode(&self, status: u16, ctx: &Context, sink: &mut dyn HeaderSink) -> Option<Encoder> {
         let compressing = ctx.visit.as_deref()?.passage.compressing.as_ref()?;
         let coding = compressing.choose(status, sink)?;
         // Without memory for one the answer stays as it is.

@@ -177,7 +177,9 @@ mod tests {
 
     #[test]
     fn every_coding_gives_back_what_went_in() {
-        let text: Vec<u8> = (0..200_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+        let text: Vec<u8> = (0..200_000u32)
+            .flat_map(|n| (n / 7).to_le_bytes())
+            .collect();
         for coding in Coding::ALL {
             for size in [1_000, 65_536, text.len()] {
                 let mut encoder = Encoder::new(coding).unwrap();

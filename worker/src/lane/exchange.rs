@@ -82,14 +82,14 @@ impl<S: IO + 'static> Connection<S> {
             }
             Ok(Step::Answer(answer)) => Some((answer, true)),
             // Upgrades are not plain, and no stage of circuits waits.
-            Ok(Step::Upgrade
+            Ok(
+                Step::Upgrade
                 | Step::Events
                 | Step::Wait(_)
                 | Step::Call
                 | Step::Elsewhere
-                | Step::Attach(_)) => {
-                Some((self.refusal(Refusal::Internal, &mut ctx), false))
-            }
+                | Step::Attach(_),
+            ) => Some((self.refusal(Refusal::Internal, &mut ctx), false)),
             Err(refusal) => Some((self.refusal(refusal, &mut ctx), true)),
         };
         if let Some((answer, keep)) = answer {

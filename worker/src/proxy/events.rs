@@ -51,7 +51,9 @@ impl Proxy {
                 self.dress(&mut head, ctx)?;
                 self.encode(session, &mut head, ctx)?;
                 let silence = silence(&head, ctx);
-                if !session.as_downstream().is_http2() && head.headers.get("content-length").is_none() {
+                if !session.as_downstream().is_http2()
+                    && head.headers.get("content-length").is_none()
+                {
                     head.insert_header("transfer-encoding", "chunked")?;
                 }
                 session.write_response_header(head, false).await?;

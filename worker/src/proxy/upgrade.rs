@@ -17,7 +17,11 @@ use crate::upstream::Fault;
 
 impl Proxy {
     /// Carries the upgrade and then the connection. Refusals are answered before 101.
-    pub(super) async fn upgrade(&self, session: &mut Session, ctx: &mut Context) -> pingora_core::Result<()> {
+    pub(super) async fn upgrade(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> pingora_core::Result<()> {
         let Some(target) = ctx.target.clone() else {
             return self.refuse(session, ctx, Refusal::Internal).await;
         };

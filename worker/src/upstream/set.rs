@@ -349,8 +349,7 @@ impl UpstreamSet {
                 Chosen::AllFull => return Err(NotNow::Full),
                 Chosen::NoneInService => return Err(NotNow::NoneInService),
             };
-            if let Some(picked) =
-                candidate.hold(&self.settings, ask.streams, self.chooser.reason())
+            if let Some(picked) = candidate.hold(&self.settings, ask.streams, self.chooser.reason())
             {
                 if ask.tried.is_empty() && self.candidates.len() > 1 {
                     self.budget.deposit(self.settings.retry_ratio);

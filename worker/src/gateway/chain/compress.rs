@@ -166,7 +166,9 @@ fn explicit(headers: &dyn HeaderLookup, names: &[&str]) -> Option<u16> {
 fn weight<'a>(mut parameters: impl Iterator<Item = &'a str>) -> u16 {
     let value = parameters.find_map(|part| {
         let (name, value) = part.split_once('=')?;
-        name.trim_end().eq_ignore_ascii_case("q").then_some(value.trim())
+        name.trim_end()
+            .eq_ignore_ascii_case("q")
+            .then_some(value.trim())
     });
     let Some(value) = value else { return 1_000 };
     let weight: f32 = value.parse().unwrap_or(0.0);

@@ -173,12 +173,7 @@ impl RateLimit {
     }
 
     /// What the buckets of one route are told apart by.
-    fn told_by<'a>(
-        &self,
-        head: &'a Head<'_>,
-        client: &Client,
-        passage: &'a Passage,
-    ) -> Told<'a> {
+    fn told_by<'a>(&self, head: &'a Head<'_>, client: &Client, passage: &'a Passage) -> Told<'a> {
         match &self.key {
             LimitKey::Address => Told::Address(match client.address.ip().to_canonical() {
                 IpAddr::V4(ip) => u128::from(ip.to_bits()),

@@ -194,7 +194,12 @@ impl Lots {
         let at_once = self.now() < lot.taken.saturating_add(2 * micros(LOT));
         let most = LOT.as_nanos() / self.period.as_nanos().max(1);
         let most = u32::try_from(most).unwrap_or(u32::MAX).clamp(1, self.burst);
-        lot.size = if at_once { lot.size.saturating_mul(2) } else { 1 }.clamp(1, most);
+        lot.size = if at_once {
+            lot.size.saturating_mul(2)
+        } else {
+            1
+        }
+        .clamp(1, most);
         Spent::Call(told, lot.size)
     }
 

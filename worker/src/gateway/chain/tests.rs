@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::{
-    Addresses, Chain, Ledger, LimitKey, Passage, RateLimit, Stage, Step, Taken, Want,
-};
+use super::{Addresses, Chain, Ledger, LimitKey, Passage, RateLimit, Stage, Step, Taken, Want};
 use crate::gateway::refusal::GatewayRefusal;
 use crate::gateway::trial::{Headers, client, head};
 

@@ -64,7 +64,9 @@ impl GatewayConfig {
             rules: &Settings::default(),
             sticky_key: &[],
             tls: false,
-            ledger: loader.has(REDIS).then(|| Arc::new(NoLedger) as Arc<dyn Ledger>),
+            ledger: loader
+                .has(REDIS)
+                .then(|| Arc::new(NoLedger) as Arc<dyn Ledger>),
         };
         let (_, mistakes) = Plan::build(&section, &ground, None);
         for (key, problem) in mistakes {

@@ -11,8 +11,8 @@ use patchbay_common::client_ips::parse_network;
 
 use super::Flaw;
 use crate::gateway::chain::{
-    Addresses, ApiKeys, Compress, Cors, ForwardAuth, ForwardSettings, Holder, Jwks, JwksSettings, Jwt,
-    JwtSettings, KeySource, Ledger, LimitKey, RateLimit, Required, Stage,
+    Addresses, ApiKeys, Compress, Cors, ForwardAuth, ForwardSettings, Holder, Jwks, JwksSettings,
+    Jwt, JwtSettings, KeySource, Ledger, LimitKey, RateLimit, Required, Stage,
 };
 use crate::gateway::config::sections;
 use crate::gateway::encoder::Coding;
@@ -448,7 +448,10 @@ fn compress(section: &sections::Compress, notes: &mut Notes<'_>) -> Option<Stage
             !one.is_empty() && !one.contains('*') && (whole || two == "*")
         });
         if !suffix && !two {
-            notes.note("types", format!("`{kind}`: write text/html, text/* or *+json"));
+            notes.note(
+                "types",
+                format!("`{kind}`: write text/html, text/* or *+json"),
+            );
         }
         kind.make_ascii_lowercase();
     }

@@ -11,8 +11,8 @@ use crate::context::MAX_ATTEMPTS;
 use crate::gateway::chain::{Chain, LimitKey, Stage};
 use crate::gateway::config::sections;
 use crate::gateway::counts::Counts;
-use crate::stage::Head;
 use crate::gateway::router::{Conditions, HeaderCondition, HostPattern, PathPattern, Rule};
+use crate::stage::Head;
 
 /// Answers that another instance may give better, where a route does not say.
 const RETRY_STATUS: [u16; 3] = [502, 503, 504];

@@ -10,8 +10,8 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::Flaw;
-use crate::gateway::chain::Ledger;
 use crate::gateway::breaker::{BreakerSettings, CircuitBreaker};
+use crate::gateway::chain::Ledger;
 use crate::gateway::config::sections;
 use crate::gateway::sticky::Sticky;
 use crate::upstream::{Backend, Breaker, Check, Policy, Settings, UpstreamSet};
