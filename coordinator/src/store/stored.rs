@@ -365,14 +365,9 @@ pub(super) fn told(worker: Uuid, node: String, generation: i64, claim: Value) ->
     Ok(Told {
         worker: worker.into(),
         node,
-        generation: u64::try_from(generation).unwrap_or(0),
+        generation: self::generation(generation)?,
         claim: json(claim, || "patchbay_tunnels.claim".to_owned())?,
     })
-}
-
-/// A generation as it is stored.
-pub(super) fn generation_column(generation: u64) -> i64 {
-    i64::try_from(generation).unwrap_or(i64::MAX)
 }
 
 /// Adds a row to what is known: of a gateway that has been silent for long only the generation
