@@ -365,7 +365,7 @@ pub(super) fn told(worker: Uuid, node: String, generation: i64, claim: Value) ->
     Ok(Told {
         worker: worker.into(),
         node,
-        generation: u64::try_from(generation).unwrap_or(0),
+        generation: self::generation(generation)?,
         claim: json(claim, || "patchbay_tunnels.claim".to_owned())?,
     })
 }

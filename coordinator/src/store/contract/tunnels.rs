@@ -27,14 +27,16 @@ pub(super) async fn a_tunnel_has_one_owner(bench: Bench) {
     let (store, other) = (&*bench.store, &*bench.other);
     let mut workers = Vec::new();
     for name in ["one", "two"] {
-        let worker = store.register_worker(&port_worker(name, (10_205, 10_209)));
-        workers.push(worker.await.unwrap().id);
+        let registration = port_worker(name, (10_205, 10_209));
+        workers.push(store.register_worker(&registration).await.unwrap().id);
     }
-    let stranger = store.claim_tunnels(WorkerId::random(), "n", &claim("a", 0));
-    assert_eq!(stranger.await.unwrap(), None);
+    let mine = claim("a", 0);
+    let stranger = store.claim_tunnels(WorkerId::random(), "n", &mine).await;
+    assert_eq!(stranger.unwrap(), None);
     let claiming = |worker, agent, generation| async move {
-        let settled = other.claim_tunnels(worker, "n", &claim(agent, generation));
-        settled.await.unwrap().unwrap()
+        let claim = claim(agent, generation);
+        let settled = other.claim_tunnels(worker, "n", &claim).await;
+        settled.unwrap().unwrap()
     };
     let granted = claiming(workers[0], "laptop", 0).await;
     assert_eq!(granted.granted[0].generation, 1);
