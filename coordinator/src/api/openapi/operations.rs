@@ -1,6 +1,6 @@
 //! The table of operations: what each method of each path is for, asks for and answers.
 
-use super::operation::{ADD, Access, Answer, Operation, Parameter, may, must};
+use super::operation::{ADD, Access, Answer, Operation, Parameter, get, may, must, post};
 
 /// What an opener may say about the app.
 const OPENING: &[Parameter] = &[
@@ -22,24 +22,6 @@ const OPENING: &[Parameter] = &[
     may("subdomain", "text", "this subdomain, if it is free"),
 ];
 const ADDING: &[Parameter] = OPENING.split_at(2).1;
-
-const fn get(
-    path: &'static str,
-    tag: &'static str,
-    answer: Answer,
-    summary: &'static str,
-) -> Operation {
-    Operation::new("get", path, tag, answer, summary)
-}
-
-const fn post(
-    path: &'static str,
-    tag: &'static str,
-    answer: Answer,
-    summary: &'static str,
-) -> Operation {
-    Operation::new("post", path, tag, answer, summary)
-}
 
 const DONE: Answer = Answer::Json("Success");
 const SYSTEM: &str = "system";
