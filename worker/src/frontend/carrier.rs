@@ -13,7 +13,7 @@ use patchbay_listen::proxy_protocol::{self, ProxyProtocolError};
 use patchbay_listen::tls::{Live, Purpose};
 use pingora_core::apps::ServerApp;
 use pingora_core::protocols::{ALPN, IO, Ssl as _};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
