@@ -253,7 +253,7 @@ impl Config {
             permits: permit_hash.require(l),
             heartbeat_period: worker.heartbeat_period,
             log_format: args.log_format.or(logging.format).unwrap_or_default(),
-            server: l.section("server", Strictness::Ours),
+            server: l.section::<Server>("server", Strictness::Ours).check(l),
             permit: l.section("permit", Strictness::Ours),
             timeouts: timeouts::read(l),
             sync: l.section("sync", Strictness::Ours),

@@ -333,6 +333,15 @@ pub(crate) fn count(value: &Value) -> Result<u32, Misfit> {
         })
 }
 
+/// A generation.
+pub(crate) fn generation(value: &Value) -> Result<u64, Misfit> {
+    let number = match value {
+        Value::String(text) => text.parse().ok(),
+        other => other.as_u64(),
+    };
+    number.ok_or_else(|| ("int_type", "Input should be a whole number from 0".into()))
+}
+
 /// Entries of a page, 1 up to `most`, also as text.
 pub(crate) fn limit(value: &Value, most: usize) -> Result<usize, Misfit> {
     let limit = count(value)

@@ -62,7 +62,6 @@ impl Api {
             },
             None,
             Purpose::OpenApi,
-            Duration::from_secs(30),
             Arc::new([]),
         ));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

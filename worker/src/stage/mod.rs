@@ -33,6 +33,7 @@ pub use client_ip::Client;
 pub use cors::Preflight;
 pub use forwarded::is_hop_by_hop;
 pub use head::{Head, HeaderLookup, HeaderSink, is_alike};
+pub use hygiene::is_host;
 pub use locate::{Place, port_offset};
 pub use trace::parent as trace_parent;
 

@@ -7,6 +7,8 @@
 mod copy;
 mod frames;
 mod idle;
+#[cfg(target_os = "linux")]
+mod kernel;
 mod marks;
 pub mod tcp;
 pub mod websocket;
@@ -14,4 +16,6 @@ pub mod websocket;
 pub use copy::{Linger, Meter, splice};
 pub use frames::Watch;
 pub use idle::end_when_idle;
+#[cfg(target_os = "linux")]
+pub use kernel::splice_sockets;
 pub use marks::mark_while;

@@ -51,8 +51,21 @@ pub(super) fn fault_of(refusal: &Refusal) -> Fault {
 /// Sends the upgrade and reads the answer's head.
 ///
 /// # Errors
-/// [`Refusal::UpstreamBroke`].
-pub async fn exchange(stream: L4Stream, request: RequestHeader) -> Result<Answer, Refusal> {
+/// [`Refusal::UpstreamBroke`], [`Refusal::UpstreamTimeout`] if the answer takes longer than
+/// `patience`.
+pub async fn exchange(
+    stream: L4Stream,
+    request: RequestHeader,
+    patience: Option<Duration>,
+) -> Result<Answer, Refusal> {
+    let Some(patience) = patience else {
+        return exchange_heads(stream, request).await;
+    };
+    let exchanged = tokio::time::timeout(patience, exchange_heads(stream, request)).await;
+    exchanged.unwrap_or(Err(Refusal::UpstreamTimeout))
+}
+
+async fn exchange_heads(stream: L4Stream, request: RequestHeader) -> Result<Answer, Refusal> {
     let mut upstream = Box::new(UpstreamSession::new(Box::new(stream)));
     upstream.read_timeout = None;
     upstream

@@ -5,6 +5,7 @@
 //! refuses to know where facts come from and what a request looks like.
 
 mod grants;
+mod known_permit;
 mod live;
 mod tally;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use patchbay_common::event::Change;
 use patchbay_common::id::CircuitId;
 
 pub use grants::{Grants, Hold};
+pub use known_permit::KnownPermit;
 pub use live::LiveCircuit;
 pub use tally::Tally;
 pub use tokens::{BOUNDS, Distribution, TokenCounts, TokenTally};

@@ -4,11 +4,13 @@
 pub(crate) mod sections;
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use patchbay_common::client_ips::parse_network;
-use patchbay_common::config::{HostPort, Loader, Mistake, Strictness};
+use patchbay_common::config::{HostPort, Loader, Mistake, Seconds, Strictness};
 
+use super::chain::{Ledger, NoLedger};
 use super::discover;
 use super::plan::{Ground, Plan};
 use crate::tunnel;
@@ -17,6 +19,10 @@ use patchbay_listen::tls;
 
 /// Its name in the file.
 pub const SECTION: &str = "gateway";
+/// How long idle connections to instances are kept.
+const USUAL_POOL_IDLE: Seconds = Seconds::from_secs(90);
+/// Where shared limits are kept.
+const REDIS: &str = "redis";
 /// Where it listens if it does not say.
 const USUAL_BIND: &str = "0.0.0.0:8080";
 /// Where the worker's own API listens where there is nothing but a gateway.
@@ -37,6 +43,8 @@ pub struct GatewayConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// Status for a service that does not answer in time: 408 or 504.
     pub timeout_status: u16,
+    /// How long an idle connection to an instance is kept.
+    pub pool_idle: Seconds,
     pub(crate) sections: sections::Gateway,
 }
 
@@ -56,6 +64,9 @@ impl GatewayConfig {
             rules: &Settings::default(),
             sticky_key: &[],
             tls: false,
+            ledger: loader
+                .has(REDIS)
+                .then(|| Arc::new(NoLedger) as Arc<dyn Ledger>),
         };
         let (_, mistakes) = Plan::build(&section, &ground, None);
         for (key, problem) in mistakes {
@@ -82,6 +93,7 @@ impl GatewayConfig {
             tls: tls(loader, &section),
             trusted_proxies: networks(loader, &section.trusted_proxies.0),
             timeout_status: timeout_status(loader, section.timeout_status),
+            pool_idle: section.pool_idle.unwrap_or(USUAL_POOL_IDLE),
             sections: section,
         })
     }
@@ -92,6 +104,7 @@ impl GatewayConfig {
             ("bind", self.binds != other.binds),
             ("admin_bind", self.admin_bind != other.admin_bind),
             ("tls_cert", self.tls != other.tls),
+            ("pool_idle", self.pool_idle != other.pool_idle),
             (
                 "trusted_proxies",
                 self.trusted_proxies != other.trusted_proxies,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use patchbay_common::config::{Seconds, Secret};
+use patchbay_common::config::{ByteSize, Seconds, Secret};
 use serde::{Deserialize, Deserializer};
 
 /// `[gateway]`.
@@ -18,6 +18,7 @@ pub(crate) struct Gateway {
     pub(crate) trusted_proxies: Texts,
     pub(crate) timeout_status: Option<u16>,
     pub(crate) sticky_secret: Option<Secret>,
+    pub(crate) pool_idle: Option<Seconds>,
     pub(crate) default_middleware: Vec<String>,
     pub(crate) routes: BTreeMap<String, Route>,
     pub(crate) services: BTreeMap<String, Service>,
@@ -80,6 +81,9 @@ pub(crate) struct Route {
     pub(crate) pass_host: Option<bool>,
     pub(crate) connect_timeout: Option<Seconds>,
     pub(crate) response_timeout: Option<Seconds>,
+    pub(crate) idle_timeout: Option<Seconds>,
+    pub(crate) sse_keepalive: Option<Seconds>,
+    pub(crate) origins: Option<Vec<String>>,
     pub(crate) retries: Option<usize>,
     pub(crate) retry_status: Option<Vec<u16>>,
 }
@@ -112,6 +116,7 @@ pub(crate) struct Service {
     pub(crate) health: Option<Health>,
     pub(crate) breaker: Option<Breaker>,
     pub(crate) max_outstanding: Option<usize>,
+    pub(crate) max_connections: Option<usize>,
     pub(crate) retry_ratio: Option<f64>,
 }
 
@@ -208,6 +213,7 @@ pub(crate) struct Middleware {
     pub(crate) rate_limit: Option<RateLimit>,
     pub(crate) addresses: Option<Addresses>,
     pub(crate) cors: Option<Cors>,
+    pub(crate) compress: Option<Compress>,
 }
 
 /// `jwt`.
@@ -270,6 +276,7 @@ pub(crate) struct RateLimit {
     pub(crate) per: Option<Seconds>,
     pub(crate) burst: Option<u32>,
     pub(crate) key: Option<String>,
+    pub(crate) shared: bool,
 }
 
 /// `addresses`.
@@ -290,4 +297,14 @@ pub(crate) struct Cors {
     pub(crate) expose: Vec<String>,
     pub(crate) credentials: bool,
     pub(crate) max_age: Option<Seconds>,
+}
+
+/// `compress`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Compress {
+    pub(crate) codings: Option<Vec<String>>,
+    pub(crate) types: Option<Vec<String>>,
+    pub(crate) minimum: Option<ByteSize>,
+    pub(crate) event_streams: bool,
 }

@@ -6,15 +6,19 @@ use std::time::Duration;
 
 use patchbay_common::config::HostPort;
 use patchbay_common::id::SessionId;
+use patchbay_common::tunnel::TunnelId;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::Flaw;
 use crate::gateway::breaker::{BreakerSettings, CircuitBreaker};
+use crate::gateway::chain::Ledger;
 use crate::gateway::config::sections;
 use crate::gateway::sticky::Sticky;
-use crate::upstream::{Backend, Breaker, Check, Policy, Settings, UpstreamSet};
+use crate::upstream::{Backend, Breaker, Check, Policy, Settings, TUNNEL, UpstreamSet};
 
+/// Connections that carry requests at one instance.
+const USUAL_CONNECTIONS: usize = 100;
 /// Between health checks.
 const USUAL_INTERVAL: Duration = Duration::from_secs(5);
 /// Patience of one.
@@ -61,6 +65,8 @@ pub struct Ground<'a> {
     pub sticky_key: &'a [u8],
     /// Clients come by TLS.
     pub tls: bool,
+    /// Where limits are shared, if they can be.
+    pub ledger: Option<Arc<dyn Ledger>>,
 }
 
 impl LiveService {
@@ -176,6 +182,7 @@ fn rules(section: &sections::Service, ground: &Ground<'_>) -> Arc<Settings> {
         max_outstanding: section
             .max_outstanding
             .unwrap_or(ground.rules.max_outstanding),
+        max_connections: section.max_connections.unwrap_or(USUAL_CONNECTIONS),
         retry_ratio: section.retry_ratio.unwrap_or(ground.rules.retry_ratio),
         ..ground.rules.clone()
     })
@@ -183,10 +190,10 @@ fn rules(section: &sections::Service, ground: &Ground<'_>) -> Arc<Settings> {
 
 fn backend(instance: &sections::Instance, note: &mut dyn FnMut(&str, String)) -> Option<Backend> {
     let shown = &instance.address;
-    let Some(address) = address(shown) else {
+    let Some((host, port)) = place(shown) else {
         note(
             "instances",
-            format!("`{shown}` is not an address: write host:port"),
+            format!("`{shown}` is not an address: write host:port or tunnel://ID"),
         );
         return None;
     };
@@ -198,13 +205,25 @@ fn backend(instance: &sections::Instance, note: &mut dyn FnMut(&str, String)) ->
         return None;
     }
     Some(Backend {
-        host: address.host,
-        port: address.port,
+        host,
+        port,
         weight: instance.weight,
         session: SessionId::from(uuid::Uuid::nil()),
         route: None,
         breaker: None,
     })
+}
+
+/// Host and port. A tunnel has no port; it gets one all the same, since 0 is that of a tunnel asked
+/// for by its own name, which is never out of service.
+fn place(text: &str) -> Option<(String, u16)> {
+    match text.strip_prefix(TUNNEL) {
+        Some(id) => id
+            .parse::<TunnelId>()
+            .is_ok()
+            .then(|| (text.to_owned(), 80)),
+        None => address(text).map(|address| (address.host, address.port)),
+    }
 }
 
 fn address(text: &str) -> Option<HostPort> {

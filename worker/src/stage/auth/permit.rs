@@ -22,7 +22,9 @@ pub(super) fn check(
     let (mut offered, mut revoked) = (false, false);
     each_cookie(head, &mut |name, value| {
         let accepted = if name == live.permit_cookie {
-            key.verify(value, live.circuit.id, live.circuit.user_id, now)
+            let verify = || key.verify(value, live.circuit.id, live.circuit.user_id, now);
+            live.known_permit
+                .check(value, now, verify)
                 .map(|permit| (Credential::Permit, Grant::named(permit.grant.to_owned())))
         } else if legacy
             && name == LEGACY_COOKIE
