@@ -34,7 +34,7 @@ use patchbay_common::circuit::Protocol;
 use pingora_core::protocols::IO;
 use tokio::sync::watch;
 
-use crate::conduct::Conduct;
+use crate::conduct::{Conduct, Entrance};
 use crate::config::Config;
 use crate::frontend::{Speak, Wire};
 use crate::proxy::Engine;
@@ -67,10 +67,14 @@ impl Lane {
     /// idle upstream connections are kept for each thread.
     pub fn new(conduct: Arc<Conduct>, other: Arc<Engine>, config: &Config, pooled: usize) -> Self {
         let timeouts = &config.timeouts;
+        let idle = match (&conduct.entrance, &config.gateway) {
+            (Entrance::Gateway(_), Some(gateway)) => gateway.pool_idle,
+            _ => timeouts.upstream_keepalive,
+        };
         Self {
             conduct,
             other,
-            pools: Pools::new(pooled, timeouts.upstream_keepalive.0),
+            pools: Pools::new(pooled, idle.0),
             patience: Patience {
                 head: timeouts.request_head.0,
                 keepalive: timeouts.keepalive.0.max(Duration::from_secs(1)),
