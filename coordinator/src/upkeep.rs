@@ -51,5 +51,6 @@ async fn round(store: &dyn Store, keep: Duration) -> Result<(), StoreError> {
         return Ok(());
     };
     while store.prune_audit(before, BATCH).await? == BATCH as u64 {}
+    while store.prune_service_changes(before, BATCH).await? == BATCH as u64 {}
     Ok(())
 }

@@ -149,10 +149,13 @@ async fn wrong_labels_are_told_and_what_is_written_comes_first() -> Result<()> {
         ["container wrong", "`gateway.hots` is not a label"],
         ["own is configured too", "that holds"],
         [
-            "tie, found in labels",
+            "docker local: tie is left out",
             "`own` and `tie` take the same requests",
         ],
-        ["unknown, found in labels", "`nobody` is not defined"],
+        [
+            "docker local: unknown is left out",
+            "`nobody` is not defined",
+        ],
     ] {
         dock.gateway.program.logged(&words).await?;
     }

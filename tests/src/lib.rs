@@ -11,6 +11,7 @@ pub mod coordinator;
 pub mod differential;
 pub mod docker;
 pub mod eventually;
+pub mod fleet;
 pub mod frames;
 pub mod gateway;
 pub mod grpc;

@@ -273,10 +273,12 @@ impl BackgroundService for Syncing {
             changes: rooms.prober.changes(),
             status: link.watch(),
         };
+        let services = link.services();
         rooms.link.send_replace(Some(link));
         if let Some(gateway) = &rooms.gateway {
             gateway.gateway.start();
         }
+        let follow_services = gateway::follow(rooms.gateway.as_ref(), services);
         let hangup = tokio::sync::Notify::new();
         let reload = || {
             hangup.notify_one();
@@ -298,6 +300,7 @@ impl BackgroundService for Syncing {
         };
         tokio::join!(
             follow,
+            follow_services,
             Arc::clone(&rooms.prober).run(),
             rooms.tunnels.sweep(),
             reporter.run(),

@@ -68,6 +68,11 @@ impl Params {
         })
     }
 
+    /// The parameters as they came, for bodies that are read strictly.
+    pub(crate) fn into_value(self) -> Value {
+        Value::Object(self.0)
+    }
+
     /// Whether there is a parameter of this name.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.0.contains_key(key)
@@ -387,6 +392,19 @@ pub(crate) fn object(value: &Value) -> Result<Map<String, Value>, Misfit> {
         },
         _ => Err(misfit()),
     }
+}
+
+/// The place of a row: the `next` of the page before.
+pub(crate) fn cursor(value: &Value) -> Result<u64, Misfit> {
+    let number = match value {
+        Value::Number(number) => number.as_u64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    number.ok_or_else(|| {
+        let fix = "Input should be the `next` of the page before";
+        ("int_parsing", fix.into())
+    })
 }
 
 #[cfg(test)]

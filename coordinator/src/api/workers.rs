@@ -86,7 +86,8 @@ pub(crate) async fn heartbeat(
         return full(&app, worker).await;
     }
     let generation = app.store.generation(worker.id).await?;
-    Ok(Answer(view::brief(worker, generation)).into_response())
+    let services = app.store.services_generation().await?;
+    Ok(Answer(view::brief(worker, generation, services)).into_response())
 }
 
 /// `DELETE /api/worker/{id}`: a node leaves.

@@ -32,8 +32,8 @@ impl Account {
 
     /// Whether the app is spoken to in HTTP/2.
     pub(super) fn speaks_http2(&self) -> bool {
-        let circuit = self.context.target.as_ref().and_then(Target::circuit);
-        circuit.is_some_and(|live| matches!(live.circuit.protocol, Protocol::Grpc | Protocol::H2))
+        let target = self.context.target.as_ref();
+        target.is_some_and(|target| matches!(target.protocol(), Protocol::Grpc | Protocol::H2))
     }
 
     /// The request has ended in order.

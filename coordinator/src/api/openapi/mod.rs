@@ -9,6 +9,7 @@
 mod operation;
 mod operations;
 mod schemas;
+mod services;
 
 #[cfg(test)]
 mod tests;

@@ -87,6 +87,9 @@ macro_rules! look {
     }};
 }
 
+// Below the macros it uses.
+mod services;
+
 /// The store in a PostgreSQL database.
 pub struct PostgresStore {
     pool: Pool,

@@ -30,6 +30,10 @@ fn known() -> Result<Vec<Migration>> {
             "V4__route_reports",
             include_str!("../../../migrations/sqlite/V4__route_reports.sql"),
         ),
+        (
+            "V5__services",
+            include_str!("../../../migrations/sqlite/V5__services.sql"),
+        ),
     ];
     let read = |(name, sql)| Migration::unapplied(name, sql).doing(DOING);
     known.into_iter().map(read).collect()

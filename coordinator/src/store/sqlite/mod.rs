@@ -15,6 +15,7 @@ mod migrate;
 mod moves;
 mod reports;
 mod rows;
+mod services;
 mod sessions;
 mod tokens;
 mod workers;
