@@ -72,11 +72,8 @@ pub(crate) fn full(worker: Worker, held: &WorkerCircuits) -> WorkerView {
 
 /// A worker without its slots: the answer to a heartbeat of a worker of ours, which looks at the
 /// generation only and may hold thousands of circuits.
-pub(crate) fn brief(worker: Worker, generation: u64, services: u64) -> WorkerView {
-    WorkerView {
-        services_generation: Some(services),
-        ..with_slots(worker, Vec::new(), generation)
-    }
+pub(crate) fn brief(worker: Worker, generation: u64) -> WorkerView {
+    with_slots(worker, Vec::new(), generation)
 }
 
 fn with_slots(worker: Worker, slots: Vec<SlotView>, generation: u64) -> WorkerView {

@@ -9,7 +9,6 @@ use patchbay_common::circuit::Protocol;
 use super::grpc_web::Bridge;
 use crate::conduct::{Conduct, Outcome};
 use crate::context::Context;
-use crate::target::Target;
 
 /// A context that is reported once.
 pub struct Account {

@@ -52,8 +52,8 @@ fn known() -> Result<Vec<Migration>> {
             include_str!("../../../migrations/postgres/V4__route_reports.sql"),
         ),
         (
-            "V5__services",
-            include_str!("../../../migrations/postgres/V5__services.sql"),
+            "V8__services",
+            include_str!("../../../migrations/postgres/V8__services.sql"),
         ),
     ];
     let read = |(name, sql)| Migration::unapplied(name, sql).doing(DOING);

@@ -31,8 +31,8 @@ fn known() -> Result<Vec<Migration>> {
             include_str!("../../../migrations/sqlite/V4__route_reports.sql"),
         ),
         (
-            "V5__services",
-            include_str!("../../../migrations/sqlite/V5__services.sql"),
+            "V8__services",
+            include_str!("../../../migrations/sqlite/V8__services.sql"),
         ),
     ];
     let read = |(name, sql)| Migration::unapplied(name, sql).doing(DOING);

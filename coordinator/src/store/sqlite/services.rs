@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use patchbay_common::gateway::Published;
 use patchbay_common::timestamp;
-use rusqlite::{OptionalExtension as _, Params, Transaction, params, params_from_iter};
+use rusqlite::{OptionalExtension as _, Params, Transaction, params};
 
 use super::SqliteStore;
 use super::rows::{micros, time};

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use patchbay_common::gateway::{Origin, Published};
+use patchbay_common::gateway::Published;
 use serde_json::json;
 
 use super::{Told, merge, yield_to};
