@@ -164,21 +164,7 @@ fn change(
             .prepare_cached(next)
             .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
             .doing(CHANGING)?;
-        match &wanted {
-            Some(text) => execute(
-                tx,
-                "INSERT INTO patchbay_services (name, origin, generation, definition, updated_at) \
-                 VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (name, origin) DO UPDATE SET \
-                 generation = excluded.generation, definition = excluded.definition, \
-                 updated_at = excluded.updated_at",
-                params![change.name, origin, next, text, micros(now)],
-            )?,
-            None => execute(
-                tx,
-                "DELETE FROM patchbay_services WHERE name = ?1 AND origin = ?2",
-                key,
-            )?,
-        }
+        put(tx, &change, (&origin, next, wanted.as_deref()), now)?;
         execute(
             tx,
             "INSERT INTO patchbay_service_changes (generation, at, name, origin, definition, \
@@ -215,6 +201,29 @@ fn change(
         services::bound(count)?;
     }
     Ok(logged)
+}
+
+fn put(
+    tx: &Transaction<'_>,
+    change: &ServiceChange,
+    (origin, generation, definition): (&str, i64, Option<&str>),
+    now: DateTime<Utc>,
+) -> Result<()> {
+    match definition {
+        Some(text) => execute(
+            tx,
+            "INSERT INTO patchbay_services (name, origin, generation, definition, updated_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (name, origin) DO UPDATE SET \
+             generation = excluded.generation, definition = excluded.definition, \
+             updated_at = excluded.updated_at",
+            params![change.name, origin, generation, text, micros(now)],
+        ),
+        None => execute(
+            tx,
+            "DELETE FROM patchbay_services WHERE name = ?1 AND origin = ?2",
+            params![change.name, origin],
+        ),
+    }
 }
 
 fn execute(tx: &Transaction<'_>, sql: &str, params: impl Params) -> Result<()> {
