@@ -1,0 +1,28 @@
+//! Scenarios that carry a steady load, count what is lost or measure how soon something takes
+//! effect. They have the machine to themselves, because on two cores whatever ran beside them would
+//! be measured as well: `scripts/test` runs them one at a time, and `.config/nextest.toml` likewise.
+//! A scenario that measures nothing does not belong here.
+
+mod a_successor_takes_over;
+mod an_opening_is_routable_when_answered;
+mod circuits_of_a_lost_worker_move;
+mod coordinator_finds_containers;
+mod coordinator_load;
+mod gateway_balances;
+mod gateway_follows_the_coordinator;
+mod gateway_holds_limits;
+mod gateway_reloads;
+mod gateway_serves_through_every_change;
+mod sigterm_during_a_download_loses_nothing;
+mod slots_are_never_given_twice;
+mod survive_a_coordinator_killed_in_a_loop;
+mod survive_coordinator_death;
+mod survive_database_cut;
+mod survive_postgres_restart;
+mod survive_redis_outage;
+mod survive_worker_restart;
+mod tcp_circuits_carry_anything;
+mod tunnels_carry_everything;
+mod tunnels_survive;
+mod websockets_by_the_thousand;
+mod what_a_client_may_cost;
