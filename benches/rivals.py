@@ -3,6 +3,7 @@ kept-alive connections to the origin. A recipe writes the configuration and answ
 command and the environment that start it in the foreground."""
 
 import json
+import pathlib
 
 
 def nginx(given, port, origin):
@@ -13,7 +14,7 @@ daemon off;
 worker_processes 1;
 pid {folder}/pid;
 error_log stderr error;
-events {{ worker_connections 8192; multi_accept on; }}
+events {{ worker_connections 16384; multi_accept on; }}
 http {{
     access_log off;
     tcp_nodelay on;
@@ -48,7 +49,7 @@ def haproxy(given, port, origin):
     file.write_text(f"""
 global
     nbthread 1
-    maxconn 8192
+    maxconn 16384
 defaults
     mode http
     timeout connect 5s
@@ -117,6 +118,61 @@ def bare_pingora(given, port, origin):
     return [given.programs / "bare-pingora", "--listen", f"127.0.0.1:{port}",
             "--upstream", f"127.0.0.1:{origin}"], None
 
+
+def nginx_stream(given, port, origin):
+    folder = given.folder / "nginx-stream"
+    folder.mkdir(exist_ok=True)
+    module = next(pathlib.Path("/usr").glob("lib*/nginx/modules/ngx_stream_module.so"), None)
+    load = f"load_module {module};" if module else ""
+    (folder / "nginx.conf").write_text(f"""
+{load}
+daemon off;
+worker_processes 1;
+pid {folder}/pid;
+error_log stderr error;
+events {{ worker_connections 8192; multi_accept on; }}
+stream {{
+    access_log off;
+    proxy_buffer_size 64k;
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        proxy_pass 127.0.0.1:{origin};
+    }}
+}}
+""")
+    return ["nginx", "-p", folder, "-c", folder / "nginx.conf", "-e", "stderr"]
+
+
+def haproxy_tcp(given, port, origin, splice="option splice-auto"):
+    file = given.folder / f"haproxy-tcp-{port}.cfg"
+    file.write_text(f"""
+global
+    nbthread 1
+    maxconn 8192
+defaults
+    mode tcp
+    {splice}
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+frontend in
+    bind 127.0.0.1:{port} backlog 4096
+    default_backend origin
+backend origin
+    server one 127.0.0.1:{origin}
+""")
+    return ["haproxy", "-db", "-q", "-f", file]
+
+
+def haproxy_copies(given, port, origin):
+    return haproxy_tcp(given, port, origin, splice="")
+
+
+TCP_RECIPES = {
+    "haproxy": haproxy_tcp,
+    "haproxy-copies": haproxy_copies,
+    "nginx": nginx_stream,
+}
 
 RECIPES = {
     "bare-pingora": bare_pingora,

@@ -1,11 +1,13 @@
 //! The worker's table under a request's eyes: a look-up in tables of 10, 1,000 and 100,000
 //! circuits, and what it costs to put a change in.
 #![expect(
+    clippy::print_stdout,
     clippy::unwrap_used,
     reason = "a benchmark that cannot be set up has to stop"
 )]
 
 use std::hint::black_box;
+use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use patchbay_benches::circuit;
@@ -75,5 +77,44 @@ fn look_up(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, look_up);
+/// What the slowest look-ups and changes of a hundred take, which averages do not tell.
+fn slowest(_: &mut Criterion) {
+    const SIZE: usize = 100_000;
+    let quantiles = |mut times: Vec<Duration>| {
+        times.sort_unstable();
+        let at = |share: usize| times[times.len() * share / 1_000];
+        (at(500), at(990), at(999))
+    };
+    let table = table_of(SIZE);
+    let names: Vec<String> = (0..SIZE)
+        .map(|turn| subdomain((turn * 7_919) % SIZE))
+        .collect();
+    let timed = |run: &mut dyn FnMut()| {
+        let begun = Instant::now();
+        run();
+        begun.elapsed()
+    };
+    let looked = names
+        .iter()
+        .map(|name| timed(&mut || drop(black_box(table.at_subdomain(name)))));
+    let looked = quantiles(looked.collect());
+    let newcomer = circuit(&Slot::Subdomain("newcomer".into()), AppMode::Interactive).unwrap();
+    let mut changed = Vec::new();
+    for _ in 0..10_000 {
+        for change in [
+            Change::Created(vec![newcomer.clone()]),
+            Change::Removed(vec![newcomer.clone()]),
+        ] {
+            changed.push(timed(&mut || table.apply(&change)));
+        }
+    }
+    let changed = quantiles(changed);
+    for (what, (median, p99, p999)) in [("look-up", looked), ("change", changed)] {
+        println!("{SIZE} circuits, a {what}: median {median:?}, p99 {p99:?}, p99.9 {p999:?}");
+    }
+    assert!(looked.1 < Duration::from_micros(1), "a look-up is slow");
+    assert!(changed.1 < Duration::from_micros(100), "a change is slow");
+}
+
+criterion_group!(benches, look_up, slowest);
 criterion_main!(benches);

@@ -23,4 +23,5 @@ pub mod telemetry;
 pub mod timestamp;
 pub mod token;
 pub mod tunnel;
+pub mod use_report;
 pub mod worker;

@@ -132,6 +132,11 @@ impl PermitKey {
         Ok(())
     }
 
+    /// Until when a permit says it holds (Unix seconds), whether or not it is one of ours.
+    pub fn expiry(value: &str) -> Option<u64> {
+        value.split('.').nth(2)?.parse().ok()
+    }
+
     /// A ticket to be exchanged for a permit on the app's own host.
     pub fn issue_ticket(&self, ticket: &Ticket) -> String {
         let body = serde_json::to_vec(ticket).unwrap_or_default();
@@ -239,6 +244,7 @@ mod tests {
         let (circuit, user) = (CircuitId::random(), Some(UserId::random()));
         let permit = key().issue(circuit, user, 100);
         assert_eq!(key().verify(&permit, circuit, user, 99), Ok(()));
+        assert_eq!(PermitKey::expiry(&permit), Some(100));
         assert_eq!(
             key().verify(&permit, circuit, user, 100),
             Err(PermitError::Expired)

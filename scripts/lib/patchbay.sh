@@ -3,9 +3,12 @@
 # Manager opens one. Source console.sh and processes.sh first.
 #
 # The caller sets RUN (the folder to run in), REQUEST_ID (of what is opened) and, if it likes,
-# WORKER_COMMAND (what the worker runs under, such as taskset).
+# WORKER_COMMAND (what the worker runs under, such as taskset), WORKER_HOST (the address its circuits
+# are at) and PROTOCOL (of its circuits).
 
 WORKER_COMMAND=()
+WORKER_HOST=127.0.0.1
+PROTOCOL=http
 
 # build_programs PROFILE: all programs with the demo app, from one selection of packages, so that the
 # quickstart and the benchmarks share the build; sets PROGRAMS.
@@ -75,12 +78,12 @@ TOML
 authority = "worker-1"
 coordinator_endpoint = "$COORDINATOR"
 frontend_mode = "port"
-protocol = "http"
+protocol = "$PROTOCOL"
 accepted_traffics = ["interactive"]
 api_bind_addr = "127.0.0.1:$2"
 
 [proxy_worker.port_proxy]
-bind_host = "127.0.0.1"
+bind_host = "$WORKER_HOST"
 bind_port_range = [$3, $4]
 
 $shared
@@ -126,7 +129,7 @@ JSON
     ) || fail_with_logs "POST /v2/conf was refused: $answer"
     TOKEN=$(json token <<<"$answer")
     answer=$(call -H 'Accept: application/json' \
-        "$COORDINATOR/v2/proxy/auth?app=$3&protocol=http&token=$TOKEN&session_id=$session${4:-}") ||
+        "$COORDINATOR/v2/proxy/auth?app=$3&protocol=$PROTOCOL&token=$TOKEN&session_id=$session${4:-}") ||
         fail_with_logs "GET /v2/proxy/auth was refused: $answer"
     SETUP_URL=$(json redirect_url <<<"$answer")
 }

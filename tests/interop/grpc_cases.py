@@ -243,6 +243,18 @@ class Cases:
         assert CANCELLED.wait(5), "the server never heard of it"
         CANCELLED.clear()
 
+    def cancel_after_begin(self):
+        hold = threading.Event()
+
+        def pieces():
+            yield b"x"
+            hold.wait(10)
+
+        call = self.client_streams.future(pieces(), timeout=20)
+        call.cancel()
+        hold.set()
+        assert call.cancelled()
+
     def concurrent_calls(self):
         calls = [self.unary.future(b"%d" % number, timeout=30) for number in range(1000)]
         assert [call.result() for call in calls] == [b"%d" % number for number in range(1000)]

@@ -28,7 +28,7 @@ async fn every_case_of_the_table() -> Result<()> {
     let recorder = Recorder::start().await?;
     let address = public(&rig, recorder.address).await?.address()?;
     let cases = cases();
-    ensure!(cases.len() >= 60, "{} cases", cases.len());
+    ensure!(cases.len() >= 140, "{} cases", cases.len());
     let mut wrong = Vec::new();
     for case in &cases {
         if let Err(problem) = hold(case, address).await {

@@ -6,9 +6,8 @@ use patchbay_tests::malformed::{cases, hold};
 use patchbay_tests::recorder::Recorder;
 use patchbay_tests::rig::{Parts, Rig};
 
-#[tokio::test]
-async fn every_case_of_the_table() -> Result<()> {
-    let rig = Rig::start(Parts::embedded()).await?;
+async fn every_case(fast_lane: bool) -> Result<()> {
+    let rig = Rig::start(Parts::embedded().fast_lane(fast_lane)).await?;
     let recorder = Recorder::start().await?;
     let mut order = rig.order("app").with("open_to_public", "true");
     order.kernel = recorder.address;
@@ -34,4 +33,14 @@ async fn every_case_of_the_table() -> Result<()> {
     );
     door.get("/hello").await?.expect(200)?;
     Ok(())
+}
+
+#[tokio::test]
+async fn by_the_lane() -> Result<()> {
+    every_case(true).await
+}
+
+#[tokio::test]
+async fn by_pingoras_engine() -> Result<()> {
+    every_case(false).await
 }

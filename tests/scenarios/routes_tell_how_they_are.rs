@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use patchbay_common::id::{EndpointId, RouteId, SessionId, UserId};
 use patchbay_tests::app::App;
 use patchbay_tests::coordinator::Coordinator;
 use patchbay_tests::eventually::eventually;
@@ -26,25 +25,6 @@ async fn send(opener: &Opener, method: reqwest::Method, path: &str, body: Value)
     let answer = opener.authorized(request).send().await?;
     ensure!(answer.status() == 200, "{path}: {}", answer.text().await?);
     Ok(answer.json().await?)
-}
-
-/// An endpoint with one route, which leads to `app`.
-async fn endpoint(opener: &Opener, app: &App) -> Result<EndpointId> {
-    let (id, user) = (EndpointId::random(), UserId::random());
-    let item = json!({
-        "deployment_id": id, "service_name": "my-llm", "open_to_public": true,
-        "tags": {"session": {"user_uuid": user, "project_id": user, "domain_name": "default"},
-            "endpoint": {"id": id, "runtime_variant": "vllm", "existing_url": null}},
-        "health_check": check(200),
-    });
-    let route = json!({"session_id": SessionId::random(), "route_id": RouteId::random(),
-        "kernel_host": app.address.ip().to_string(), "kernel_port": app.address.port()});
-    let post = reqwest::Method::POST;
-    let opened = json!({"endpoints": [item]});
-    send(opener, post.clone(), "/v2/endpoints/bulk", opened).await?;
-    let routes = json!({"endpoints": [{"deployment_id": id, "routes": [route]}]});
-    send(opener, post, "/v2/endpoints/bulk/routes", routes).await?;
-    Ok(id)
 }
 
 /// Waits until the circuit's only route is so; answers with what is said of it.
@@ -75,7 +55,7 @@ async fn a_dead_kernel_is_named_and_its_return_is_seen() -> Result<()> {
 
     let app = App::start().await?;
     let address = app.address;
-    let id = endpoint(first, &app).await?;
+    let (id, _) = first.endpoint(&[address], check(200)).await?;
     let listed = first.read("/health/endpoints").await?;
     let told = &listed["endpoints"][0];
     ensure!(told["endpoint_id"] == json!(id), "{listed}");

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, ensure};
-use patchbay_common::id::{CircuitId, SessionId, UserId};
+use patchbay_common::id::{CircuitId, EndpointId, RouteId, SessionId, UserId};
 use patchbay_common::request_id::HEADER;
 use patchbay_common::token::SetupClaims;
 use reqwest::{Client, RequestBuilder, Url};
@@ -21,6 +21,8 @@ pub struct Order {
     pub protocol: String,
     /// Where the app listens.
     pub kernel: SocketAddr,
+    /// The host it is named by, if not by its address.
+    pub kernel_host: Option<String>,
     /// The session the app runs in.
     pub session: SessionId,
     /// The person the session belongs to.
@@ -38,6 +40,7 @@ impl Order {
             app: app.to_owned(),
             protocol: "http".into(),
             kernel,
+            kernel_host: None,
             session: SessionId::random(),
             user: UserId::random(),
             parameters: Vec::new(),
@@ -56,7 +59,7 @@ impl Order {
     pub fn conf_body(&self) -> Value {
         json!({
             "login_session_token": null,
-            "kernel_host": self.kernel.ip().to_string(),
+            "kernel_host": self.kernel_host.clone().unwrap_or_else(|| self.kernel.ip().to_string()),
             "kernel_port": self.kernel.port(),
             "session": {
                 "id": self.session,
@@ -185,6 +188,42 @@ impl Opener {
     /// What the coordinator answers instead.
     pub async fn circuit(&self, circuit: CircuitId) -> anyhow::Result<Value> {
         self.read(&format!("/api/circuit/{circuit}")).await
+    }
+
+    /// Opens an endpoint that is open to the public, with these kernels and this health check, as
+    /// the Manager does; answers with its id and its circuit's.
+    ///
+    /// # Errors
+    /// What the coordinator answers instead.
+    pub async fn endpoint(
+        &self,
+        kernels: &[SocketAddr],
+        health_check: Value,
+    ) -> anyhow::Result<(EndpointId, CircuitId)> {
+        let (id, user) = (EndpointId::random(), UserId::random());
+        let item = json!({
+            "deployment_id": id, "service_name": "my-llm", "open_to_public": true,
+            "tags": {"session": {"user_uuid": user, "project_id": user, "domain_name": "default"},
+                "endpoint": {"id": id, "runtime_variant": "vllm", "existing_url": null}},
+            "health_check": health_check,
+        });
+        let routes: Vec<Value> = kernels
+            .iter()
+            .map(|kernel| {
+                json!({"session_id": SessionId::random(), "route_id": RouteId::random(),
+                    "kernel_host": kernel.ip().to_string(), "kernel_port": kernel.port()})
+            })
+            .collect();
+        let post = |path: &str, body: Value| self.client.post(self.at(path)).json(&body);
+        let opened = post("/v2/endpoints/bulk", json!({"endpoints": [item]}));
+        answer(self.authorized(opened)).await?;
+        let routes = json!({"endpoints": [{"deployment_id": id, "routes": routes}]});
+        answer(self.authorized(post("/v2/endpoints/bulk/routes", routes))).await?;
+        let listed = self.read("/health/endpoints").await?;
+        let all = listed["endpoints"].as_array().into_iter().flatten();
+        let mut all = all.filter(|one| one["endpoint_id"] == json!(id));
+        let circuit = all.next().context("no such endpoint")?["circuit_id"].clone();
+        Ok((id, serde_json::from_value(circuit)?))
     }
 
     /// Adds the Manager's secret.

@@ -74,6 +74,26 @@ impl Connection {
         self.write(format!("{}\r\n\r\n", lines.join("\r\n"))).await
     }
 
+    /// Reads a line, its end included.
+    ///
+    /// # Errors
+    /// If none comes.
+    pub async fn read_line(&mut self) -> anyhow::Result<String> {
+        let mut line = String::new();
+        let read = tokio::time::timeout(PATIENCE, self.stream.read_line(&mut line)).await;
+        ensure!(read.context("no line")?? > 0, "ends before a line");
+        Ok(line)
+    }
+
+    /// Waits for as long as it takes until a head begins, and reads it.
+    ///
+    /// # Errors
+    /// If the peer ends the connection, or within the head.
+    pub async fn read_head_whenever(&mut self) -> anyhow::Result<Head> {
+        self.stream.fill_buf().await?;
+        self.read_head().await
+    }
+
     /// Reads a head.
     ///
     /// # Errors
@@ -125,6 +145,27 @@ impl Connection {
         let read = tokio::time::timeout(PATIENCE, read).await;
         read.context("the peer does not end its side")??;
         Ok(bytes)
+    }
+
+    /// Waits for as long as it takes until the peer says something or the connection is over.
+    pub async fn stirs(&mut self) {
+        // Either ends the silence.
+        let _ = self.stream.fill_buf().await;
+    }
+
+    /// All that comes until the peer ends its side or the time is up.
+    pub async fn read_for(&mut self, time: Duration) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let read = async {
+            while let Ok(count) = self.stream.read_buf(&mut bytes).await {
+                if count == 0 {
+                    break;
+                }
+            }
+        };
+        // What has come by then counts.
+        let _ = tokio::time::timeout(time, read).await;
+        bytes
     }
 
     /// Waits until the connection is over, however it ends.
@@ -189,8 +230,14 @@ impl<T: Send + 'static> OneShotApp<T> {
     ///
     /// # Errors
     /// What went wrong in it, or that it does not end.
-    pub async fn outcome(self) -> anyhow::Result<T> {
-        let outcome = tokio::time::timeout(PATIENCE, self.part).await;
+    pub async fn outcome(mut self) -> anyhow::Result<T> {
+        let outcome = tokio::time::timeout(PATIENCE, &mut self.part).await;
         outcome.context("the app waits still")??
+    }
+}
+
+impl<T> Drop for OneShotApp<T> {
+    fn drop(&mut self) {
+        self.part.abort();
     }
 }

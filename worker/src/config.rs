@@ -250,7 +250,7 @@ impl Config {
             permits: permit_hash.require(l),
             heartbeat_period: worker.heartbeat_period,
             log_format: args.log_format.or(logging.format).unwrap_or_default(),
-            server: l.section("server", Strictness::Ours),
+            server: l.section::<Server>("server", Strictness::Ours).check(l),
             permit: l.section("permit", Strictness::Ours),
             timeouts: l.section("timeouts", Strictness::Ours),
             sync: l.section("sync", Strictness::Ours),

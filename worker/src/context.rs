@@ -1,5 +1,6 @@
 //! What one request gathers on its way through the proxy.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,12 +24,14 @@ pub const MAX_ATTEMPTS: usize = patchbay_common::gateway::MOST_RETRIES + 1;
 pub struct Context {
     /// When its head had been read.
     pub started: Instant,
+    /// The engine only moves bytes: what needs more is for the other one.
+    pub lean: bool,
     /// Its id; `None` until the first stage has run.
     pub request_id: Option<RequestId>,
     /// Who sent it.
     pub client: Option<Client>,
     /// Its method, kept because a spliced connection takes the head with it.
-    pub method: String,
+    pub method: Cow<'static, str>,
     /// Its path without the query, which may hold secrets.
     pub path: String,
     /// What it is sent to.
@@ -86,6 +89,8 @@ pub enum SpliceEnd {
     Broken,
     /// The circuit was closed.
     CircuitClosed,
+    /// Both sides were silent for longer than they may.
+    Idle,
 }
 
 impl SpliceEnd {
@@ -95,6 +100,7 @@ impl SpliceEnd {
             Self::Finished => "finished",
             Self::Broken => "broken",
             Self::CircuitClosed => "circuit-closed",
+            Self::Idle => "idle",
         }
     }
 }
@@ -105,10 +111,11 @@ impl Context {
         let now = Instant::now();
         Self {
             started: now,
+            lean: false,
             marked: now,
             request_id: None,
             client: None,
-            method: String::new(),
+            method: Cow::Borrowed(""),
             path: String::new(),
             target: None,
             grpc: None,

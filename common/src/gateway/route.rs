@@ -86,6 +86,15 @@ pub struct Route {
     /// Longest silence of the service.
     #[serde(skip_serializing_if = "is_default")]
     pub response_timeout: Option<Seconds>,
+    /// Longest silence on a WebSocket or an event stream.
+    #[serde(skip_serializing_if = "is_default")]
+    pub idle_timeout: Option<Seconds>,
+    /// After so much silence an event stream gets a comment.
+    #[serde(skip_serializing_if = "is_default")]
+    pub sse_keepalive: Option<Seconds>,
+    /// Pages that may open WebSockets and event streams.
+    #[serde(skip_serializing_if = "is_default")]
+    pub origins: Option<Vec<String>>,
     /// More instances tried.
     #[serde(skip_serializing_if = "is_default")]
     pub retries: Option<usize>,
@@ -253,9 +262,17 @@ impl Route {
         for (key, time) in [
             ("connect_timeout", self.connect_timeout),
             ("response_timeout", self.response_timeout),
+            ("idle_timeout", self.idle_timeout),
+            ("sse_keepalive", self.sse_keepalive),
         ] {
             if time.is_some_and(|time| time.0.is_zero()) {
                 note(key, "must be more than 0".into());
+            }
+        }
+        for origin in self.origins.iter().flatten() {
+            if !origin.contains("://") || origin.ends_with('/') {
+                let problem = format!("`{origin}`: write scheme and host, https://app.example.com");
+                note("origins", problem);
             }
         }
         if self.retries.is_some_and(|retries| retries > MOST_RETRIES) {

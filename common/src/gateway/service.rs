@@ -4,6 +4,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{MAX_INSTANCES, Note, is_default};
 use crate::config::{HostPort, Seconds};
+use crate::tunnel::TunnelId;
+
+/// What the address of an instance begins with that an agent lends.
+const TUNNEL: &str = "tunnel://";
 
 /// `[gateway.services.NAME]`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -33,6 +37,9 @@ pub struct Service {
     /// Most requests under way at one instance.
     #[serde(skip_serializing_if = "is_default")]
     pub max_outstanding: Option<usize>,
+    /// Most connections that carry requests at one instance.
+    #[serde(skip_serializing_if = "is_default")]
+    pub max_connections: Option<usize>,
     /// Retries granted for each request.
     #[serde(skip_serializing_if = "is_default")]
     pub retry_ratio: Option<f64>,
@@ -48,8 +55,13 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Host and port; a scheme and a last slash are passed over.
+    /// Host and port; a scheme and a last slash are passed over. A tunnel has no port; it gets one
+    /// all the same, since 0 is that of a tunnel asked for by its own name.
     pub fn place(&self) -> Option<HostPort> {
+        if let Some(id) = self.address.strip_prefix(TUNNEL) {
+            let known: Option<TunnelId> = id.parse().ok();
+            return known.map(|_| HostPort::new(self.address.as_str(), 80));
+        }
         let bare = self.address.strip_prefix("http://");
         let bare = bare.unwrap_or(&self.address).trim_end_matches('/');
         HostPort::parse(bare)
@@ -254,7 +266,8 @@ impl Service {
         for instance in &self.instances {
             let shown = &instance.address;
             let Some(place) = instance.place() else {
-                let problem = format!("`{shown}` is not an address: write host:port");
+                let problem =
+                    format!("`{shown}` is not an address: write host:port or tunnel://ID");
                 note("instances", problem);
                 continue;
             };

@@ -114,7 +114,7 @@ fn asked(params: &Params) -> Result<(AuditFilter, Option<String>, usize), ApiErr
         action: fields.optional("action", action),
         since: fields.optional("since", params::time),
         until: fields.optional("until", params::time),
-        before: fields.optional("cursor", params::cursor),
+        before: fields.optional("cursor", cursor),
     };
     let worker = fields.optional("worker", params::filled);
     let limit = fields.optional("limit", limit).unwrap_or(PAGE);
@@ -135,4 +135,17 @@ fn action(value: &Value) -> Result<Action, Misfit> {
 
 fn limit(value: &Value) -> Result<usize, Misfit> {
     params::limit(value, LONGEST_PAGE)
+}
+
+/// The place of a row: the `next` of the page before.
+pub(super) fn cursor(value: &Value) -> Result<u64, Misfit> {
+    let number = match value {
+        Value::Number(number) => number.as_u64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    number.ok_or_else(|| {
+        let fix = "Input should be the `next` of the page before";
+        ("int_parsing", fix.into())
+    })
 }

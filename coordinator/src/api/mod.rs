@@ -8,6 +8,7 @@ mod accept;
 mod audit;
 mod auth;
 mod circuits;
+mod compat;
 mod cors;
 mod edge;
 mod endpoints;
@@ -29,6 +30,8 @@ mod routes;
 mod serve;
 mod services;
 mod slots;
+mod tunnels;
+mod uses;
 mod view;
 mod workers;
 
@@ -43,6 +46,7 @@ use ipnet::IpNet;
 use patchbay_common::config::Secret;
 use patchbay_common::lifecycle::Drain;
 use patchbay_common::token::TokenKey;
+use tokio::sync::watch;
 
 use crate::circuits::{Closer, Endpoints, Opener};
 use crate::publish::{Acknowledgements, Streams};
@@ -95,6 +99,8 @@ pub struct Parts {
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) drain: Drain,
+    /// Turns over when a gateway has told of its tunnels.
+    pub(crate) tunnels_changed: watch::Sender<u64>,
     pub(crate) credentials: Credentials,
     pub(crate) jwt: TokenKey,
     pub(crate) advertise_url: String,
@@ -148,6 +154,7 @@ impl App {
             health: rooms.health,
             metrics: rooms.metrics,
             drain: rooms.drain,
+            tunnels_changed: watch::channel(0).0,
             credentials: Credentials::new(settings.api_secret),
             jwt: settings.jwt,
             advertise_url: settings.advertise_url,

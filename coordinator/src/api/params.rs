@@ -338,6 +338,15 @@ pub(crate) fn count(value: &Value) -> Result<u32, Misfit> {
         })
 }
 
+/// A generation.
+pub(crate) fn generation(value: &Value) -> Result<u64, Misfit> {
+    let number = match value {
+        Value::String(text) => text.parse().ok(),
+        other => other.as_u64(),
+    };
+    number.ok_or_else(|| ("int_type", "Input should be a whole number from 0".into()))
+}
+
 /// Entries of a page, 1 up to `most`, also as text.
 pub(crate) fn limit(value: &Value, most: usize) -> Result<usize, Misfit> {
     let limit = count(value)
@@ -392,19 +401,6 @@ pub(crate) fn object(value: &Value) -> Result<Map<String, Value>, Misfit> {
         },
         _ => Err(misfit()),
     }
-}
-
-/// The place of a row: the `next` of the page before.
-pub(crate) fn cursor(value: &Value) -> Result<u64, Misfit> {
-    let number = match value {
-        Value::Number(number) => number.as_u64(),
-        Value::String(text) => text.trim().parse().ok(),
-        _ => None,
-    };
-    number.ok_or_else(|| {
-        let fix = "Input should be the `next` of the page before";
-        ("int_parsing", fix.into())
-    })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::endpoints::{bulk, single};
 use super::error::ApiError;
 use super::{
     App, audit, circuits, cors, edge, events, fleet, health, mappings, metrics, openapi, proxy,
-    relay, route_health, services, slots, workers,
+    relay, route_health, services, slots, tunnels, uses, workers,
 };
 
 /// The whole API.
@@ -79,7 +79,7 @@ pub fn router(app: App) -> Router {
         .layer(from_fn_with_state(app, edge::exchange))
 }
 
-/// How routes are.
+/// How routes are, and who holds tunnels.
 fn conditions() -> Router<App> {
     Router::new()
         .route("/health/summary", shared(get(route_health::summary)))
@@ -92,6 +92,9 @@ fn conditions() -> Router<App> {
             "/api/worker/{id}/route-health",
             shared(post(route_health::report)),
         )
+        .route("/api/worker/{id}/uses", shared(post(uses::note)))
+        .route("/api/worker/{id}/tunnels", shared(post(tunnels::claim)))
+        .route("/api/tunnels", shared(get(tunnels::list)))
 }
 
 /// What the Manager calls for model serving.

@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::App;
+use super::audit::cursor;
 use super::auth::Authorized;
 use super::error::ApiError;
 use super::events;
@@ -167,7 +168,7 @@ fn asked(params: &Params) -> Result<(ServiceFilter, usize), ApiError> {
         name: fields.optional("service", params::filled),
         since: fields.optional("since", params::time),
         until: fields.optional("until", params::time),
-        before: fields.optional("cursor", params::cursor),
+        before: fields.optional("cursor", cursor),
     };
     let limit = fields.optional("limit", |value| params::limit(value, LONGEST_PAGE));
     fields.verdict()?;

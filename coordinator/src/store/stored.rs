@@ -10,6 +10,7 @@ use patchbay_common::event::{Change, CircuitEvent};
 use patchbay_common::id::{CircuitId, WorkerId};
 use patchbay_common::route::Route;
 use patchbay_common::route_report::RouteReport;
+use patchbay_common::tunnel::{Claim, Holdings, Told};
 use patchbay_common::worker::{Worker, WorkerStatus};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -349,6 +350,45 @@ pub(super) fn report(report: &RouteReport) -> Result<Value> {
 /// A report out of its column.
 pub(super) fn read_report(stored: Value) -> Result<RouteReport> {
     json(stored, || "patchbay_route_reports.report".to_owned())
+}
+
+/// What a gateway claims, as it is stored.
+pub(super) fn claim(claim: &Claim) -> Result<Value> {
+    serde_json::to_value(claim).map_err(|problem| StoreError::Unfit {
+        field: "tunnels",
+        problem: problem.to_string(),
+    })
+}
+
+/// What a gateway has told, out of its row.
+pub(super) fn told(worker: Uuid, node: String, generation: i64, claim: Value) -> Result<Told> {
+    Ok(Told {
+        worker: worker.into(),
+        node,
+        generation: self::generation(generation)?,
+        claim: json(claim, || "patchbay_tunnels.claim".to_owned())?,
+    })
+}
+
+/// Adds a row to what is known: of a gateway that has been silent for long only the generation
+/// counts, which is never given twice.
+pub(super) fn gather(holdings: &mut Holdings, told: Told, fresh: bool) {
+    holdings.generation = holdings.generation.max(told.generation);
+    if fresh {
+        holdings.gateways.push(told);
+    }
+}
+
+/// The rows to write after a claim of this gateway: its own, and those that lost a name by it.
+pub(super) fn to_write<'a>(
+    before: &'a [Told],
+    after: &'a Holdings,
+    worker: WorkerId,
+    node: &'a str,
+) -> impl Iterator<Item = &'a Told> {
+    let is_own = move |told: &Told| told.worker == worker && told.node == node;
+    let all = after.gateways.iter();
+    all.filter(move |told| is_own(told) || !before.contains(told))
 }
 
 /// A line of a count of circuits.

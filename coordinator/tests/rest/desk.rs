@@ -91,7 +91,7 @@ impl Desk {
             registry: Registry::new(store.clone(), None),
             opener: Arc::new(opener),
             endpoints: Arc::new(endpoints),
-            marks: Marks::new(None, Duration::from_secs(3_600)),
+            marks: Marks::new(store.clone(), None, Duration::from_secs(3_600)),
             closer: Closer::new(store.clone(), bus),
             streams,
             acknowledgements,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::desk::{Desk, SESSION, bare, conf, port_worker, wildcard_worker};
 
-async fn document(desk: &Desk) -> Value {
+pub(crate) async fn document(desk: &Desk) -> Value {
     let answer = desk.send(
         bare(Method::GET, "/openapi.json")
             .body(Body::empty())
@@ -142,6 +142,8 @@ const CALLS: &str = "get /status
     get /health/summary
     get /api/audit ?limit=1
     post /api/worker/{id}/route-health
+    post /api/worker/{id}/tunnels
+    get /api/tunnels ?after=0&wait=1
     get /health/circuits/{circuit_id}
     get /api/circuit/{id} ?health=1
     patch /api/worker/{id}
@@ -179,8 +181,8 @@ fn target(path: &str, worker: &str, circuit: &str) -> String {
     path.replace("{name}", "shop")
 }
 
-/// What a call is sent with.
-fn sent(method: &str, path: &str, circuit: &str) -> Option<Value> {
+/// A body that a call succeeds with, if there is one: with this circuit, where it has to name one.
+pub(crate) fn sent(method: &str, path: &str, circuit: &str) -> Option<Value> {
     let id = ENDPOINT;
     let of_endpoint = |more: Value| {
         let mut item = json!({"deployment_id": id});
@@ -194,13 +196,41 @@ fn sent(method: &str, path: &str, circuit: &str) -> Option<Value> {
         ("put", "/api/services/{name}") => json!({
             "service": {"instances": ["10.10.0.5:80"]}, "routes": {"shop": {"path": "/shop/*"}},
         }),
-        ("post", "/workers/register") => port_worker("w1", 10_300, 10_303),
+        ("post", "/workers/register") | ("put", "/api/worker") => port_worker("w1", 10_300, 10_303),
+        ("post", "/routes") => json!({"session_id": SESSION, "service": "tensorboard",
+            "kernel_host": "10.10.0.5", "kernel_port": 30730, "protocol": "http",
+            "user_id": SESSION, "envs": {"A": "b"}, "args": "--x", "open_to_public": true,
+            "allowed_client_ips": "10.0.0.0/8", "port": 10_302, "worker": "w1",
+            "project_id": id, "access_key": "AK", "domain_name": "default"}),
+        ("post", "/v2/proxy/auth") => {
+            let mut both = conf();
+            let asked = json!({"app": "vnc", "protocol": "tcp", "envs": {"A": "b"},
+                "args": "--x", "open_to_public": true, "allowed_client_ips": "10.0.0.0/8",
+                "redirect": "/lab", "no_reuse": true, "port": 10_302, "subdomain": "vnc"});
+            both.as_object_mut()
+                .unwrap()
+                .extend(asked.as_object().unwrap().clone());
+            both
+        }
+        ("post", "/api/worker/{id}/acknowledgements") => json!({"generation": 1}),
+        ("delete", "/api/circuit/_/bulk") => json!({"circuit_ids": [circuit, SESSION]}),
+        ("post", "/v2/endpoints/{id}") => json!({"version": "v2", "service_name": "llm",
+            "tags": {"session": {"user_uuid": id, "project_id": id, "domain_name": "default"},
+                "endpoint": {"id": id, "runtime_variant": "vllm",
+                    "existing_url": "http://llm.app.local:10250/"}},
+            "open_to_public": false, "health_check": {"enable": true, "interval": 10.0,
+                "path": "/health", "max_retries": 10, "max_wait_time": 15.0,
+                "expected_status_code": 200, "initial_delay": 60.0}}),
         ("post", "/api/v1/route") => json!({"session_id": SESSION, "app": "jupyter"}),
         ("post", "/api/worker/{id}/route-health") => {
             json!({"circuits": [{"circuit": circuit, "routes": 1, "down": [{
                 "session": id, "address": "10.10.0.5:30730", "since": "2026-11-20T15:36:50Z",
                 "error": "it refuses connections"}]}]})
         }
+        ("post", "/api/worker/{id}/tunnels") => json!({
+            "relay": {"url": "http://10.0.0.1:8080", "key": "made-up"},
+            "tunnels": [{"tunnel": "web", "agent": "laptop", "kind": "http"}],
+        }),
         ("post", "/v2/conf") => conf(),
         ("post", "/v2/endpoints/bulk") => of_endpoint(json!({
             "service_name": "llm",

@@ -1,4 +1,5 @@
-//! A new process takes the place of a running one, again and again, and nobody notices.
+//! A new process takes the place of a running one, again and again, and nobody notices. With
+//! `PATCHBAY_FULL=1` twenty times under 2,000 requests a second, 200 WebSockets and 50 streams.
 
 use std::time::Duration;
 
@@ -8,19 +9,13 @@ use patchbay_tests::eventually::eventually;
 use patchbay_tests::load::{Load, Target};
 use patchbay_tests::program::{Program, Signal};
 use patchbay_tests::rig::{Door, Parts, Rig};
+use patchbay_tests::scale::{allow_sockets, sized};
 use patchbay_tests::socket;
 use reqwest::Method;
 use tokio_tungstenite::tungstenite::Message;
 
-/// Hand-overs in a row.
-const GENERATIONS: usize = 5;
-/// Requests a second meanwhile.
-const RATE: u32 = 60;
-/// WebSockets opened in each generation.
-const SOCKETS: usize = 8;
-/// Streams of server-sent events, and the events of each.
-const STREAMS: usize = 10;
-const EVENTS: usize = 20;
+/// Events of each stream.
+const EVENTS: usize = 30;
 /// More ports than one message between the processes carries sockets.
 const PORTS: u16 = 100;
 
@@ -28,8 +23,9 @@ fn parts() -> Result<(tempfile::TempDir, Parts)> {
     let folder = tempfile::tempdir()?;
     let place = folder.path().join("handover.sock");
     let section = format!(
-        "[server]\nhandover = \"{}\"\ngrace_period = 5\n",
-        place.display()
+        "[server]\nhandover = \"{}\"\ngrace_period = {}\n",
+        place.display(),
+        sized(5, 600)
     );
     Ok((folder, Parts::embedded().ports(PORTS).worker(&section)))
 }
@@ -54,17 +50,19 @@ async fn echoes(socket: &mut socket::Socket, text: &str) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn again_and_again_under_load() -> Result<()> {
+    let (generations, rate, stream_count) = sized((5, 60, 10), (20, 2_000, 50));
+    allow_sockets(sized(1_000, 10_000))?;
     let (_folder, parts) = parts()?;
     let mut rig = Rig::start(parts).await?;
     let doors = rig.open_many(4).await?;
     let load = Load::start(
         doors.iter().map(Door::target).collect::<Vec<Target>>(),
-        RATE,
+        rate,
     )?;
     let mut streams = tokio::task::JoinSet::new();
-    for number in 0..STREAMS {
+    for number in 0..stream_count {
         streams.spawn(read_events(doors[number % doors.len()].clone()));
     }
     let path = format!("/events/{EVENTS}");
@@ -73,7 +71,7 @@ async fn again_and_again_under_load() -> Result<()> {
         Duration::from_secs(10),
         async || {
             let open = rig.app.seen(&path).len();
-            ensure!(open == STREAMS, "{open}");
+            ensure!(open == stream_count, "{open}");
             Ok(())
         },
     )
@@ -81,31 +79,35 @@ async fn again_and_again_under_load() -> Result<()> {
 
     let mut sockets = Vec::new();
     let mut old: Vec<Program> = Vec::new();
-    for generation in 0..GENERATIONS {
-        for number in 0..SOCKETS {
+    for generation in 0..generations {
+        let more = match generation {
+            0 => sized(8, 200),
+            _ => 8,
+        };
+        for number in 0..more {
             let door = &doors[number % doors.len()];
             sockets.push(socket::open(door, "/ws/echo", &[]).await?.0);
         }
-        load.answers(100).await?;
+        load.answers(sized(100, 1_000)).await?;
         old.push(rig.worker.hand_over().await?);
         for (number, socket) in sockets.iter_mut().enumerate() {
             let text = format!("socket {number} after hand-over {generation}");
             echoes(socket, &text).await.context(text)?;
         }
-        rig.app.release(STREAMS);
-        load.answers(200).await?;
+        rig.app.release(stream_count);
+        load.answers(sized(200, 2_000)).await?;
         // The new process opens and closes circuits as the old one did.
         let newcomer = rig.open("newcomer").await?;
         newcomer.get("/hello").await?.expect(200)?;
         rig.opener.close(newcomer.circuit).await?;
     }
 
-    rig.app.release(STREAMS * EVENTS);
+    rig.app.release(stream_count * EVENTS);
     while let Some(read) = streams.join_next().await {
         read??;
     }
     let tally = load.finish().await?;
-    crate::report_figure(format_args!("{GENERATIONS} hand-overs: {tally}"));
+    crate::report_figure(format_args!("{generations} hand-overs: {tally}"));
     tally.ensure_faultless()?;
 
     // Who has nothing left to serve, goes.

@@ -1,5 +1,6 @@
 //! WebSockets in number: an app that speaks first loses no byte, and sessions with an app that
-//! never speaks leave nothing behind.
+//! never speaks leave nothing behind. With `PATCHBAY_FULL=1` there are 10,000 handshakes, and a
+//! silent session stays for ten minutes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use patchbay_tests::eventually::eventually;
-use patchbay_tests::raw::Connection;
+use patchbay_tests::raw::{Connection, OneShotApp};
 use patchbay_tests::rig::{Door, Parts, Rig};
+use patchbay_tests::scale::sized;
 use tokio::net::TcpListener;
 
 const UPGRADE: &[&str] = &[
@@ -72,12 +74,12 @@ async fn shake(address: SocketAddr) -> Result<Connection> {
 
 #[tokio::test]
 async fn an_app_that_speaks_first_loses_no_byte() -> Result<()> {
-    const HANDSHAKES: usize = 1_000;
     const AT_ONCE: usize = 20;
+    let handshakes = sized(1_000, 10_000);
     let rig = Rig::start(Parts::embedded()).await?;
     let kernel = app(GREETING, Arc::default()).await?;
     let address = public(&rig, kernel).await?.address()?;
-    for _ in 0..HANDSHAKES / AT_ONCE {
+    for _ in 0..handshakes / AT_ONCE {
         let shaken = (0..AT_ONCE).map(|_| async move {
             let mut client = shake(address).await?;
             let greeting = client.read_exactly(GREETING.len()).await?;
@@ -86,6 +88,27 @@ async fn an_app_that_speaks_first_loses_no_byte() -> Result<()> {
         });
         futures_util::future::try_join_all(shaken).await?;
     }
+    crate::report_figure(format_args!("{handshakes} handshakes, no byte lost"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_silent_session_stays() -> Result<()> {
+    let silence = sized(Duration::from_secs(3), Duration::from_secs(610));
+    let app = OneShotApp::start(|mut connection| async move {
+        connection.read_head().await?;
+        connection.write_head(SWITCHED).await?;
+        connection.read_head_whenever().await
+    })
+    .await?;
+    let rig = Rig::start(Parts::embedded()).await?;
+    let mut client = shake(public(&rig, app.address).await?.address()?).await?;
+    // Nothing may come of it for as long.
+    let ended = tokio::time::timeout(silence, client.stirs()).await;
+    ensure!(ended.is_err(), "the session was ended");
+    client.write_head(&["still here"]).await?;
+    ensure!(app.outcome().await?.first_line == "still here");
+    crate::report_figure(format_args!("a WebSocket was silent for {silence:?}"));
     Ok(())
 }
 

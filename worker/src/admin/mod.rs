@@ -231,6 +231,10 @@ impl ServeHttp for Admin {
                 Err(error) => (error.render(&call, &id), Some(error)),
             };
             self.finished(&call, reply.status(), error.as_ref(), began);
+            if !session.is_http2() && !session.is_body_done() {
+                // What is left of the body must never be looked at for the next head.
+                session.set_keepalive(None);
+            }
             reply.into_response(&call, &id)
         })
         .await

@@ -11,6 +11,7 @@ mod grpc;
 mod lent;
 mod report;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -83,6 +84,8 @@ pub enum Step {
     Forward,
     /// Send it to an upstream as a WebSocket's opening handshake.
     Upgrade,
+    /// Send it to an upstream, and watch over the event stream that comes back.
+    Events,
     /// Answer it here: exchange the ticket in the query for a permit.
     Exchange,
     /// Answer it here: a CORS preflight.
@@ -93,8 +96,25 @@ pub enum Step {
     Wait(Wait),
     /// Answer it here: a call of an agent's or an operator's, once its body has been read.
     Call,
+    /// The engine that asked is lean ([`Context::lean`]) and this takes the other one: give it the
+    /// request untouched. No stage has run.
+    Elsewhere,
     /// The connection becomes the multiplexed one of this session.
     Attach(Arc<Session>),
+    /// The connection becomes the multiplexed one of another gateway.
+    Relay,
+}
+
+/// How a head came.
+#[derive(Clone, Copy, Debug)]
+pub enum Raw<'a> {
+    /// In these bytes.
+    Bytes(&'a [u8]),
+    /// In frames of HTTP/2.
+    Frames,
+    /// In bytes of which the engine has seen that no stage could object to their form: written to
+    /// the letter of the standard, framed once, and within the limits.
+    Neat,
 }
 
 impl Conduct {
@@ -103,24 +123,25 @@ impl Conduct {
         ctx.in_flight = Some(self.drain.enter());
     }
 
-    /// Runs the stages over a head. `raw` is the head as it came, where it came as HTTP/1.
+    /// Runs the stages over a head, which came as `raw`.
     ///
     /// # Errors
     /// Why the request is not carried.
-    pub fn pass(
-        &self,
-        head: &Head<'_>,
-        raw: Option<&[u8]>,
-        ctx: &mut Context,
-    ) -> Result<Step, Refusal> {
+    pub fn pass(&self, head: &Head<'_>, raw: Raw<'_>, ctx: &mut Context) -> Result<Step, Refusal> {
         ctx.request_id = Some(self.stages.request_id(head));
-        head.method.clone_into(&mut ctx.method);
+        ctx.method = known_method(head.method);
         head.path().clone_into(&mut ctx.path);
         ctx.grpc = Grpc::of(head);
         let client = self.stages.client(head);
         ctx.client = Some(client);
-        self.stages.inspect(head, raw)?;
-        self.bound_head(raw)?;
+        match raw {
+            Raw::Neat => {}
+            Raw::Bytes(raw) => {
+                self.stages.inspect(head, Some(raw))?;
+                self.bound_head(raw)?;
+            }
+            Raw::Frames => self.stages.inspect(head, None)?,
+        }
         match &self.entrance {
             Entrance::Circuits => self.pass_circuit(head, &client, ctx),
             Entrance::Gateway(gateway) => match self.pass_lent(head, ctx)? {
@@ -155,8 +176,7 @@ impl Conduct {
         }
     }
 
-    fn bound_head(&self, raw: Option<&[u8]>) -> Result<(), Refusal> {
-        let Some(raw) = raw else { return Ok(()) };
+    fn bound_head(&self, raw: &[u8]) -> Result<(), Refusal> {
         let lines = raw.iter().filter(|byte| **byte == b'\n').count();
         // The request line and the empty line are none.
         let fields = lines.saturating_sub(2);
@@ -217,6 +237,9 @@ impl Conduct {
         }
         let upstream = Arc::clone(&picked.upstream);
         ctx.picked = Some(picked);
+        if let Some(visit) = &mut ctx.visit {
+            visit.leg.begin(Instant::now());
+        }
         Ok(upstream)
     }
 
@@ -270,6 +293,9 @@ impl Conduct {
             return false;
         };
         picked.upstream.ended(upstream::Outcome::Answered(status));
+        if let Some(visit) = &mut ctx.visit {
+            visit.leg.answered(status);
+        }
         let visit = ctx.visit.as_deref();
         if !replayable || !visit.is_some_and(|visit| visit.route.retry_status.contains(&status)) {
             return false;
@@ -277,9 +303,7 @@ impl Conduct {
         ctx.tried.push(Arc::clone(&picked.upstream));
         ctx.faults.push("status");
         let another = self.may_try_another(ctx, true);
-        if another {
-            ctx.faults.push("status");
-        } else {
+        if !another {
             // The answer stands: it is not a failure of the attempt.
             ctx.tried.pop();
             ctx.faults.pop();
@@ -291,6 +315,13 @@ impl Conduct {
     pub fn connected(&self, ctx: &Context) {
         if let Some(picked) = &ctx.picked {
             picked.upstream.health.connected();
+        }
+    }
+
+    /// The connection to it has carried requests before.
+    pub fn reused(&self, ctx: &mut Context) {
+        if let Some(visit) = &mut ctx.visit {
+            visit.leg.reused = true;
         }
     }
 
@@ -332,6 +363,12 @@ impl Conduct {
         match &self.entrance {
             Entrance::Circuits => self.stages.dress(&id, sink),
             Entrance::Gateway(_) => {
+                let kind = sink.get("content-type").unwrap_or_default();
+                if kind.starts_with(b"text/event-stream")
+                    && let Some(picked) = &mut ctx.picked
+                {
+                    picked.streams();
+                }
                 sink.set(request_id::HEADER, id.as_str());
                 self.dress_of_service(ctx, sink);
             }
@@ -359,6 +396,7 @@ pub fn ask<'a>(ctx: &'a Context, room: &'a mut [u8; 16]) -> Ask<'a> {
         tried: &ctx.tried,
         key: own_key.unwrap_or_else(|| client_key(ctx, room)),
         prefer: visit.and_then(|visit| visit.preferred.as_ref()),
+        streams: false,
     }
 }
 
@@ -374,6 +412,15 @@ fn client_key<'a>(ctx: &Context, room: &'a mut [u8; 16]) -> &'a [u8] {
             room
         }
         None => &[],
+    }
+}
+
+/// A method as text, without a copy where it is one of those that are met.
+fn known_method(method: &str) -> Cow<'static, str> {
+    const KNOWN: [&str; 7] = ["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"];
+    match KNOWN.into_iter().find(|known| *known == method) {
+        Some(known) => Cow::Borrowed(known),
+        None => Cow::Owned(method.to_owned()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The end of a request: one line in the access log, the counts, and a record to explain it by.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::Conduct;
@@ -7,6 +8,9 @@ use crate::access_log::Line;
 use crate::context::Context;
 use crate::error::Refusal;
 use crate::explain::Record;
+use crate::gateway::Visit;
+use crate::gateway::counts::{Decision, Ended};
+use crate::gateway::refusal::GatewayRefusal;
 use crate::metrics::RequestFacts;
 use crate::stage::Credential;
 use crate::target::Target;
@@ -56,8 +60,15 @@ impl Conduct {
         });
         self.note_tunnel(status, (bytes_in, bytes_out), ctx);
         if let Some(visit) = &ctx.visit {
-            let counts = &visit.route.counts;
-            counts.ended(status, duration, bytes_in, bytes_out);
+            visit.route.counts.ended(&Ended {
+                status,
+                duration,
+                received: bytes_in,
+                sent: bytes_out,
+                decision: decision(visit, ctx.refusal.as_ref()),
+                leg: visit.leg,
+                retries: ctx.tried.len(),
+            });
         }
         let cut = outcome.failure.is_some()
             && ctx
@@ -107,19 +118,36 @@ impl Conduct {
                 .map(Credential::as_str)
                 .or_else(|| visit?.passage.credential)
                 .or_else(|| ctx.admission.map(Admission::as_str)),
-            route: ctx
-                .picked
-                .as_ref()
-                .map(|picked| picked.upstream.label.as_str()),
+            route: ctx.picked.as_ref().map(|picked| &*picked.upstream.label),
             status: account.status,
             bytes_in: account.bytes_in,
             bytes_out: account.bytes_out,
             duration: account.duration,
             first_byte: ctx.first_byte,
+            upstream: visit.and_then(|visit| Some((visit.leg.status?, visit.leg.latency?))),
+            connection: visit
+                .filter(|visit| visit.leg.status.is_some())
+                .map(|visit| if visit.leg.reused { "reused" } else { "new" }),
             retries: ctx.tried.len(),
             end: ctx.spliced.map(|spliced| spliced.end.as_str()),
             error: refusal.as_deref().or(outcome.failure),
         });
+    }
+}
+
+/// What the chain decided, where it had something to decide.
+fn decision(visit: &Visit, refusal: Option<&Refusal>) -> Option<Decision> {
+    use GatewayRefusal as G;
+    let Some(Refusal::Gateway(refusal)) = refusal else {
+        let known = visit.passage.credential.is_some();
+        return known.then_some(Decision::Admitted);
+    };
+    match refusal {
+        G::Unauthenticated { .. } => Some(Decision::Unauthenticated),
+        G::Permission(_) | G::Address | G::Origin => Some(Decision::Forbidden),
+        G::TooMany { .. } => Some(Decision::Limited),
+        G::Unchecked => Some(Decision::Unchecked),
+        G::NoRoute | G::Path(_) | G::Panic => None,
     }
 }
 
@@ -142,7 +170,7 @@ fn kind(ctx: &Context) -> &'static str {
 /// What is remembered of a request. Takes its texts: nobody needs them after this.
 fn record(outcome: &Outcome<'_>, account: &Account, ctx: &mut Context) -> Record {
     let id = ctx.id();
-    let tried = ctx.tried.iter().map(|upstream| upstream.label.clone());
+    let tried = ctx.tried.iter().map(|upstream| Arc::clone(&upstream.label));
     let error = ctx.refusal.as_ref().map(ToString::to_string);
     Record {
         id: Some(id),
@@ -158,7 +186,7 @@ fn record(outcome: &Outcome<'_>, account: &Account, ctx: &mut Context) -> Record
         route: ctx
             .picked
             .as_ref()
-            .map(|picked| (picked.upstream.label.clone(), picked.why)),
+            .map(|picked| (Arc::clone(&picked.upstream.label), picked.why)),
         tried: tried.zip(ctx.faults.iter().copied()).collect(),
         status: account.status,
         bytes_in: account.bytes_in,

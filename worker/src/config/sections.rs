@@ -4,7 +4,9 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use patchbay_common::circuit::{AppMode, Protocol};
-use patchbay_common::config::{ByteSize, HostPort, PermitHash, Seconds, Secret, Secrets};
+use patchbay_common::config::{
+    ByteSize, HostPort, Loader, Mistake, PermitHash, Seconds, Secret, Secrets,
+};
 use patchbay_common::worker::AppFilter;
 use patchbay_listen::proxy_protocol::Version;
 use serde::{Deserialize, Deserializer};
@@ -175,6 +177,8 @@ pub struct Server {
     pub explain_requests: usize,
     /// Carry plain HTTP/1.1 requests by the fast lane.
     pub fast_lane: bool,
+    /// But not those of these apps, by name, and of these circuits, by id.
+    pub fast_lane_off: Vec<String>,
     /// Unix socket at which a new process takes over the listening sockets of this one.
     pub handover: Option<PathBuf>,
     /// How long connections are served after that.
@@ -190,9 +194,23 @@ impl Default for Server {
             max_connections: 0,
             explain_requests: 4_096,
             fast_lane: true,
+            fast_lane_off: Vec::new(),
             handover: None,
             handover_max_age: Seconds::from_secs(3_600),
         }
+    }
+}
+
+impl Server {
+    /// Notes what cannot be.
+    pub(super) fn check(self, loader: &mut Loader) -> Self {
+        if self.fast_lane_off.iter().any(|name| name.trim().is_empty()) {
+            loader.mistake(Mistake::new(
+                "server.fast_lane_off",
+                "names no app: write it as [\"jupyter\", \"a circuit's id\"]",
+            ));
+        }
+        self
     }
 }
 

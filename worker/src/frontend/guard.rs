@@ -17,14 +17,19 @@ use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, IO, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, UniqueIDType,
 };
-use tokio::io::AsyncWriteExt as _;
-use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufWriter, ReadBuf};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::wire::{PREFACE, Wire};
 
 /// Bytes of small writes gathered until they are flushed: a head and a short body leave in one
 /// packet. Pingora's own buffer cannot be set on streams it has not accepted itself.
 const WRITE_BUFFER: usize = 1_460;
+
+/// How long, and for how much, a client is heard that has its last answer.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 1 << 20;
 
 /// What the connection is at.
 mod phase {
@@ -103,18 +108,6 @@ impl Control {
     }
 }
 
-/// What a connection speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wire {
-    /// HTTP/1: heads and bodies in turn.
-    Http1,
-    /// HTTP/2: guarded until it is open, then by Pingora.
-    Http2,
-}
-
-/// The client's preface of HTTP/2 (RFC 9113 §3.4).
-pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
 /// The preface, and the head of the frame of settings that has to follow.
 const OPENING: usize = PREFACE.len() + 9;
 /// Where the kind of that frame stands, and which it is (RFC 9113 §3.4, §4.1, §6.5).
@@ -167,6 +160,8 @@ pub struct Guarded<S> {
     /// What is still to come of the opening of HTTP/2.
     opening: usize,
     closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// What has been read before and is read again first.
+    unread: Vec<u8>,
 }
 
 impl<S: AsyncWrite> Guarded<S> {
@@ -187,6 +182,7 @@ impl<S: AsyncWrite> Guarded<S> {
             wire,
             opening: OPENING,
             closing: None,
+            unread: Vec::new(),
         }
     }
 }
@@ -199,12 +195,36 @@ impl<S: AsyncWrite + Unpin> Guarded<S> {
     }
 }
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
+    /// Reads what a client still sends that has its last answer. Bytes that are unread when a
+    /// connection closes make the system reset it, and a reset overtakes the answer (RFC 9112 §9.6).
+    async fn hear_out(&mut self) -> io::Result<()> {
+        let mut left = LINGER_BYTES;
+        let mut unwanted = [0; 4_096];
+        while left > 0 {
+            let read = self.inner.get_mut().read(&mut unwanted).await?;
+            if read == 0 {
+                break;
+            }
+            left = left.saturating_sub(read);
+        }
+        Ok(())
+    }
+}
+
 impl<S> Guarded<S> {
     /// What was read of its first head before it came under guard.
     #[must_use]
     pub fn after(mut self, read: &[u8]) -> Self {
         let strange = self.line.follow(read);
         self.control.strange.store(strange, Ordering::Release);
+        self
+    }
+
+    /// Reads this first, which has been read before to see what it is.
+    #[must_use]
+    pub fn again(mut self, unread: Vec<u8>) -> Self {
+        self.unread = unread;
         self
     }
 
@@ -251,7 +271,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         let filled = buffer.filled().len();
-        let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        let polled = if self.unread.is_empty() {
+            Pin::new(&mut self.inner).poll_read(cx, buffer)
+        } else {
+            let count = self.unread.len().min(buffer.remaining());
+            buffer.put_slice(&self.unread[..count]);
+            self.unread.drain(..count);
+            Poll::Ready(Ok(()))
+        };
         if polled.is_pending() && !self.inner.buffer().is_empty() {
             // Whoever waits for the client has nothing more to write at the moment. Pingora does
             // not flush an answer of known length before its end, and the piece that is here must
@@ -343,6 +370,9 @@ impl<S: IO> Shutdown for Guarded<S> {
         // there to miss it.
         let _ = self.inner.flush().await;
         self.inner.get_mut().shutdown().await;
+        if self.wire == Wire::Http1 {
+            let _ = tokio::time::timeout(LINGER, self.hear_out()).await;
+        }
     }
 }
 
@@ -399,79 +429,4 @@ impl<S: IO> Peek for Guarded<S> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::{AsyncReadExt as _, duplex};
-
-    const PATIENCE: Duration = Duration::from_secs(10);
-
-    #[tokio::test(start_paused = true)]
-    async fn a_head_that_trickles_in_is_cut_off_in_total() {
-        let (mut client, server) = duplex(64);
-        let mut guarded = Guarded::new(server, Wire::Http1, PATIENCE);
-        let trickle = async {
-            loop {
-                if client.write_all(b"x").await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        };
-        let started = Instant::now();
-        let read = async {
-            let mut byte = [0];
-            loop {
-                if let Err(error) = guarded.read_exact(&mut byte).await {
-                    return error.kind();
-                }
-            }
-        };
-        let kind = tokio::select! {
-            () = trickle => unreachable!(),
-            kind = read => kind,
-        };
-        assert_eq!(kind, io::ErrorKind::TimedOut);
-        assert_eq!(started.elapsed().as_secs(), PATIENCE.as_secs());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_body_may_take_its_time_and_the_next_head_has_a_deadline_of_its_own() {
-        let (mut client, server) = duplex(64);
-        let mut guarded = Guarded::new(server, Wire::Http1, PATIENCE);
-        guarded.control().head_read();
-        let mut byte = [0];
-        let long = PATIENCE * 5;
-        assert!(
-            tokio::time::timeout(long, guarded.read_exact(&mut byte))
-                .await
-                .is_err()
-        );
-        guarded.control().rest();
-        assert!(
-            tokio::time::timeout(long, guarded.read_exact(&mut byte))
-                .await
-                .is_err()
-        );
-        client.write_all(b"G").await.unwrap();
-        guarded.read_exact(&mut byte).await.unwrap();
-        let started = Instant::now();
-        let error = guarded.read_exact(&mut byte).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert_eq!(started.elapsed().as_secs(), PATIENCE.as_secs());
-    }
-
-    #[tokio::test]
-    async fn a_silent_request_ends_when_its_circuit_closes() {
-        let (_client, server) = duplex(64);
-        let mut guarded = Guarded::new(server, Wire::Http1, PATIENCE);
-        let closed = CancellationToken::new();
-        guarded.control().carry(&closed);
-        let mut byte = [0];
-        let close = async {
-            tokio::task::yield_now().await;
-            closed.cancel();
-        };
-        let (read, ()) = tokio::join!(guarded.read_exact(&mut byte), close);
-        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    }
-}
+mod tests;

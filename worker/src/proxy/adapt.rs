@@ -11,7 +11,8 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::streams;
-use crate::frontend::{Control, Guarded};
+use crate::conduct::Raw;
+use crate::frontend::{Control, Guarded, Socket};
 use crate::stage::{Head, HeaderLookup, HeaderSink, is_alike, is_hop_by_hop};
 
 /// A header map as the stages read it.
@@ -36,7 +37,7 @@ pub(super) fn with_guard(session: &Session, tell: impl FnOnce(&Control)) {
     };
     let stream = stream.as_any();
     let control = stream
-        .downcast_ref::<Guarded<L4Stream>>()
+        .downcast_ref::<Guarded<Socket>>()
         .map(Guarded::control)
         .or_else(|| {
             stream
@@ -57,6 +58,40 @@ pub(super) fn join_cookies(request: &mut RequestHeader) -> Result<()> {
     let crumbs: Vec<&[u8]> = crumbs.iter().map(http::HeaderValue::as_bytes).collect();
     let whole = crumbs.join(&b"; "[..]);
     request.insert_header("cookie", whole)
+}
+
+/// Whether any of the `Connection` headers asks for the connection's end; Pingora looks at the first.
+pub(super) fn wants_close(session: &Session) -> bool {
+    let values = session
+        .req_header()
+        .headers
+        .get_all("connection")
+        .into_iter();
+    let mut tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"))
+}
+
+/// Makes a path of a target that is a whole address, as origins are asked (RFC 9112 §3.2.1).
+pub(super) fn take_origin_form(request: &mut RequestHeader) {
+    if request.uri.authority().is_none() {
+        return;
+    }
+    let target = request.uri.path_and_query().cloned();
+    let target = target.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
+    request.set_uri(target.into());
+}
+
+/// Makes of an app's answer one that its client can read: in our own version (RFC 9110 §6.2), and
+/// for a client of HTTP/1.0 without chunks, ended by the connection's end (RFC 9112 §6.1).
+pub(super) fn speak_to(session: &mut Session, answer: &mut ResponseHeader) {
+    if session.as_downstream().is_http2() {
+        return;
+    }
+    answer.set_version(http::Version::HTTP_11);
+    let old = session.req_header().version < http::Version::HTTP_11;
+    if old && answer.remove_header("transfer-encoding").is_some() {
+        session.set_keepalive(None);
+    }
 }
 
 /// Whether the client says that it reads trailers (RFC 9110 §10.1.4).
@@ -117,9 +152,9 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The head's bytes, where they came as HTTP/1.
-    pub(super) fn raw(&self) -> Option<&[u8]> {
-        self.raw.as_deref()
+    /// How the head came.
+    pub(super) fn raw(&self) -> Raw<'_> {
+        self.raw.as_deref().map_or(Raw::Frames, Raw::Bytes)
     }
 }
 

@@ -35,6 +35,27 @@ impl Proxy {
     }
 }
 
+/// Has the connection end with this answer if the request's body has not been read to its end:
+/// what is left of it must never be looked at for the next head, and reading all of it only to
+/// throw it away is work that anybody could order (RFC 9112 §9.3). To be called before the answer's
+/// head is written, so that the client is told.
+pub(super) fn end_if_unread(session: &mut Session) {
+    let downstream = session.as_downstream_mut();
+    if !downstream.is_http2() && !downstream.is_body_done() {
+        downstream.set_keepalive(None);
+    }
+}
+
+/// Ends a connection in order after its last answer, so that a client that is still sending does
+/// not lose it.
+pub(super) async fn hear_out(session: &mut Session) {
+    if let ServerSession::H1(connection) = session.as_downstream_mut()
+        && connection.finish_body().await.is_ok()
+    {
+        connection.shutdown().await;
+    }
+}
+
 /// Writes an answer of our own.
 pub(super) async fn write(session: &mut Session, ctx: &Context, answer: Answer) -> Result<()> {
     let mut head = ResponseHeader::build(answer.status, Some(answer.headers.len()))?;
@@ -44,6 +65,7 @@ pub(super) async fn write(session: &mut Session, ctx: &Context, answer: Answer) 
     if answer.close {
         session.set_keepalive(None);
     }
+    end_if_unread(session);
     let end = answer.body.is_empty() || ctx.method == "HEAD";
     if let (true, ServerSession::H2(stream)) = (end, session.as_downstream_mut()) {
         // Pingora's own call leaves a stream of HTTP/2 open.

@@ -74,15 +74,17 @@ fn classify(error: &Error) -> Option<Refusal> {
 }
 
 impl Proxy {
-    /// Answers a request that failed on its way, as far as an answer can still be given.
+    /// Answers a request that failed on its way, as far as an answer can still be given; true if
+    /// it was, as a whole.
     pub(super) async fn answer_failure(
         &self,
         session: &mut Session,
         error: &Error,
         ctx: &mut Context,
-    ) -> FailToProxy {
+    ) -> (FailToProxy, bool) {
         let refusal = ctx.refusal.clone().or_else(|| classify(error));
         let mut status = 0;
+        let mut whole = false;
         if let Some(refusal) = refusal {
             if refusal == Refusal::UpstreamBroke {
                 self.conduct.broke(ctx);
@@ -95,14 +97,16 @@ impl Proxy {
             } else {
                 // Pingora closes the connection after a failure: the client has to know.
                 session.set_keepalive(None);
-                if self.refuse(session, ctx, refusal).await.is_err() {
+                whole = self.refuse(session, ctx, refusal).await.is_ok();
+                if !whole {
                     status = 0;
                 }
             }
         }
-        FailToProxy {
+        let fate = FailToProxy {
             error_code: status,
             can_reuse_downstream: false,
-        }
+        };
+        (fate, whole)
     }
 }

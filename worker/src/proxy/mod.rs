@@ -8,6 +8,7 @@ mod account;
 mod adapt;
 mod answer;
 mod calls;
+mod events;
 mod faults;
 mod grpc_web;
 mod report;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use patchbay_common::circuit::Protocol;
+use pingora_core::protocols::http::ServerSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -83,6 +85,8 @@ impl Proxy {
         sink.finish()?;
         if session.as_downstream().is_http2() {
             adapt::join_cookies(request)?;
+        } else {
+            adapt::take_origin_form(request);
         }
         if let Some(target) = self.conduct.target(&view.head(), ctx) {
             match target.parse() {
@@ -99,6 +103,23 @@ impl Proxy {
         let mut sink = adapt::Sink::of_response(answer);
         self.conduct.dress(ctx, &mut sink);
         sink.finish()
+    }
+
+    /// Makes the answer's head that of a compressed one, if it is to be one.
+    fn encode(
+        &self,
+        session: &Session,
+        answer: &mut ResponseHeader,
+        ctx: &mut Account,
+    ) -> Result<()> {
+        let status = answer.status.as_u16();
+        let mut sink = adapt::Sink::of_response(answer);
+        ctx.encoder = self.conduct.encode(status, ctx, &mut sink);
+        sink.finish()?;
+        if ctx.encoder.is_some() && !session.as_downstream().is_http2() {
+            answer.insert_header("transfer-encoding", "chunked")?;
+        }
+        Ok(())
     }
 }
 
@@ -120,11 +141,16 @@ impl ProxyHttp for Proxy {
         adapt::with_guard(session, |guard| heads = guard.head_read());
         let most = self.conduct.limits.requests_per_connection;
         let last = most != 0 && heads >= most;
+        let last = last || self.conduct.drain.is_stopping() || adapt::wants_close(session);
+        let old = session.req_header().version < http::Version::HTTP_11;
         let downstream = session.as_downstream_mut();
         // Setting it unasked would revive a connection the client wants closed.
         if downstream.get_keepalive().is_some() {
-            let last = last || self.conduct.drain.is_stopping();
             downstream.set_keepalive((!last).then_some(self.keepalive));
+        }
+        if let (ServerSession::H1(connection), true) = (downstream, old) {
+            // It knows of no interim answers (RFC 9110 §15.2).
+            connection.set_ignore_info_resp(true);
         }
         Ok(())
     }
@@ -145,16 +171,18 @@ impl ProxyHttp for Proxy {
         match step {
             Step::Forward => Ok(false),
             Step::Upgrade => self.upgrade(session, ctx).await.map(|()| true),
+            Step::Events => self.events(session, ctx).await.map(|()| true),
             Step::Exchange => self.exchange(session, ctx).await.map(|()| true),
             Step::Call => self.call(session, ctx).await.map(|()| true),
             Step::Attach(agent) => self.attach(session, ctx, &agent).await.map(|()| true),
+            Step::Relay => self.relay(session, ctx).await.map(|()| true),
             Step::Preflight(preflight) => {
                 let answer = self.conduct.preflight(&preflight, ctx);
                 answer::write(session, ctx, answer).await.map(|()| true)
             }
             Step::Answer(answer) => answer::write(session, ctx, answer).await.map(|()| true),
-            // Waited for above.
-            Step::Wait(_) => faults::refuse(ctx, Refusal::Internal),
+            // Waited for above; for lean engines.
+            Step::Wait(_) | Step::Elsewhere => faults::refuse(ctx, Refusal::Internal),
         }
     }
 
@@ -231,13 +259,16 @@ impl ProxyHttp for Proxy {
     async fn connected_to_upstream(
         &self,
         _: &mut Session,
-        _reused: bool,
+        reused: bool,
         _: &HttpPeer,
         _: std::os::unix::io::RawFd,
         _: Option<&pingora_core::protocols::Digest>,
         ctx: &mut Account,
     ) -> Result<()> {
         self.conduct.connected(ctx);
+        if reused {
+            self.conduct.reused(ctx);
+        }
         Ok(())
     }
 
@@ -249,6 +280,10 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         let replayable = !session.as_ref().retry_buffer_truncated();
         let status = answer.status;
+        if status == http::StatusCode::SWITCHING_PROTOCOLS {
+            // Upgrades leave Pingora's hands before they come here: nobody has asked for one.
+            return faults::refuse(ctx, Refusal::UpstreamBroke);
+        }
         if !status.is_informational() && self.conduct.answered(ctx, status.as_u16(), replayable) {
             return Err(faults::try_another());
         }
@@ -289,14 +324,17 @@ impl ProxyHttp for Proxy {
 
     async fn response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         answer: &mut ResponseHeader,
         ctx: &mut Account,
     ) -> Result<()> {
         if answer.status.is_informational() {
             return Ok(());
         }
+        answer::end_if_unread(session);
+        adapt::speak_to(session, answer);
         self.dress(answer, ctx)?;
+        self.encode(session, answer, ctx)?;
         ctx.bridge.answer(answer)
     }
 
@@ -313,10 +351,11 @@ impl ProxyHttp for Proxy {
         &self,
         _: &mut Session,
         body: &mut Option<bytes::Bytes>,
-        _: bool,
+        end: bool,
         ctx: &mut Account,
     ) -> Result<Option<Duration>> {
         ctx.bridge.answer_body(body);
+        ctx.compress(body, end)?;
         self.conduct.flows(ctx);
         Ok(None)
     }
@@ -327,7 +366,9 @@ impl ProxyHttp for Proxy {
         error: &Error,
         ctx: &mut Account,
     ) -> FailToProxy {
-        self.answer_failure(session, error, ctx).await
+        let (fate, whole) = self.answer_failure(session, error, ctx).await;
+        ctx.hears_out = whole;
+        fate
     }
 
     /// Every failure has its line in the access log; Pingora's would say it a second time.
@@ -348,5 +389,8 @@ impl ProxyHttp for Proxy {
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Account) {
         self.report(session, error, ctx);
         adapt::with_guard(session, Control::rest);
+        if ctx.hears_out {
+            answer::hear_out(session).await;
+        }
     }
 }

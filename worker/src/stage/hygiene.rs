@@ -50,7 +50,7 @@ pub(super) fn inspect(head: &Head<'_>) -> Result<(), Refusal> {
 
 /// Whether a `Host` is a name or an address, with or without a port (RFC 9110 §7.2). An empty one
 /// is allowed.
-fn is_host(host: &[u8]) -> bool {
+pub fn is_host(host: &[u8]) -> bool {
     let (name, port) = match host.strip_prefix(b"[") {
         Some(rest) => {
             let Some(end) = rest.iter().position(|byte| *byte == b']') else {
@@ -85,6 +85,11 @@ pub(super) fn inspect_bytes(raw: &[u8]) -> Result<(), Refusal> {
             return Err(Refusal::BadRequest("a line ends without a carriage return"));
         }
         previous = byte;
+    }
+    let mut raw = raw;
+    // Empty lines before a request are passed over (RFC 9112 §2.2).
+    while let Some(rest) = raw.strip_prefix(b"\r\n") {
+        raw = rest;
     }
     let mut lines = raw.split(|byte| *byte == b'\n');
     let first = lines.next().unwrap_or_default();

@@ -31,6 +31,7 @@ pub use auth::Credential;
 pub use client_ip::Client;
 pub use cors::Preflight;
 pub use head::{Head, HeaderLookup, HeaderSink, is_alike};
+pub use hygiene::is_host;
 pub use locate::{Place, port_offset};
 pub use patchbay_common::hop_by_hop::is_hop_by_hop;
 

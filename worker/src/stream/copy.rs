@@ -24,7 +24,7 @@ pub struct Meter {
     /// From the app to the client.
     pub received: AtomicU64,
     /// The app has stopped sending.
-    app_done: Notify,
+    pub(super) app_done: Notify,
 }
 
 /// How long a client may be silent after the app has stopped sending. An app that has closed its
@@ -57,6 +57,16 @@ where
     let mut client = Metered::new(client, meter, Side::Client);
     let mut upstream = Metered::new(upstream, meter, Side::App);
     let copy = copy_bidirectional_with_sizes(&mut client, &mut upstream, BUFFER, BUFFER);
+    until_over(copy, meter, linger, closed).await
+}
+
+/// Runs a copy of both ways until it is over, or has to be.
+pub(super) async fn until_over<T>(
+    copy: impl Future<Output = io::Result<T>>,
+    meter: &Meter,
+    linger: Linger,
+    closed: &CancellationToken,
+) -> Spliced {
     let end = tokio::select! {
         result = copy => match result {
             Ok(_) => SpliceEnd::Finished,
@@ -81,6 +91,18 @@ async fn lingered(meter: &Meter, Linger(patience): Linger) {
         if meter.sent.load(Ordering::Relaxed) == before {
             return;
         }
+    }
+}
+
+/// Completes when nothing has passed for this long, to an eighth of it.
+pub async fn silent(meter: &Meter, limit: Duration) {
+    const LOOKS: u32 = 8;
+    let (mut before, mut quiet) = (meter.total(), 0);
+    while quiet < LOOKS {
+        tokio::time::sleep(limit / LOOKS).await;
+        let now = meter.total();
+        quiet = if now == before { quiet + 1 } else { 0 };
+        before = now;
     }
 }
 

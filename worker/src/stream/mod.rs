@@ -4,9 +4,13 @@
 //! knows sockets and circuits, not who may use them: `proxy` and `frontend` have decided that.
 
 mod copy;
+#[cfg(target_os = "linux")]
+mod kernel;
 mod marks;
 pub mod tcp;
 pub mod websocket;
 
-pub use copy::{Linger, Meter, splice};
+pub use copy::{Linger, Meter, silent, splice};
+#[cfg(target_os = "linux")]
+pub use kernel::splice_sockets;
 pub use marks::mark_while;

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+#[cfg(target_os = "linux")]
+use super::splice_sockets;
 use super::{Linger, Meter, splice, websocket};
 use crate::context::Spliced;
 use crate::error::Refusal;
-use crate::upstream::{Ask, Outcome, PeerTemplate, Picked, Prober, UpstreamSet};
+use crate::upstream::{Ask, Link, Outcome, PeerTemplate, Picked, Prober, UpstreamSet};
 
 /// A client that still uploads after the app has stopped sending is heard for as long as it speaks.
 const LINGER: Linger = Linger(Duration::from_secs(60));
@@ -24,7 +25,7 @@ pub async fn dial(
     asked: Ask<'_>,
     peers: &PeerTemplate,
     prober: &Prober,
-) -> Result<(Picked, L4Stream), Refusal> {
+) -> Result<(Picked, Link), Refusal> {
     let mut tried = Vec::new();
     loop {
         let ask = Ask {
@@ -49,13 +50,17 @@ pub async fn dial(
     }
 }
 
-/// Carries a connection until it ends.
+/// Carries a connection until it ends. Between two sockets the kernel moves the bytes.
 pub async fn carry(
     client: TcpStream,
-    upstream: L4Stream,
+    upstream: Link,
     closed: &CancellationToken,
     meter: &Arc<Meter>,
 ) -> Spliced {
     let _ = client.set_nodelay(true);
-    splice(client, upstream, meter, LINGER, closed).await
+    match upstream {
+        #[cfg(target_os = "linux")]
+        Link::Socket(upstream) => splice_sockets(client, upstream, meter, LINGER, closed).await,
+        upstream => splice(client, upstream.into_l4(), meter, LINGER, closed).await,
+    }
 }

@@ -19,8 +19,8 @@ use pingora_proxy::Session;
 use tokio::io::AsyncWriteExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::{Linger, Meter, splice};
-use crate::context::Spliced;
+use super::{Linger, Meter, silent, splice};
+use crate::context::{SpliceEnd, Spliced};
 use crate::error::Refusal;
 use crate::upstream::Fault;
 
@@ -47,8 +47,21 @@ pub(super) fn fault_of(refusal: &Refusal) -> Fault {
 /// Sends the upgrade and reads the answer's head.
 ///
 /// # Errors
-/// [`Refusal::UpstreamBroke`].
-pub async fn exchange(stream: L4Stream, request: RequestHeader) -> Result<Answer, Refusal> {
+/// [`Refusal::UpstreamBroke`], [`Refusal::UpstreamTimeout`] if the answer takes longer than
+/// `patience`.
+pub async fn exchange(
+    stream: L4Stream,
+    request: RequestHeader,
+    patience: Option<Duration>,
+) -> Result<Answer, Refusal> {
+    let Some(patience) = patience else {
+        return exchange_heads(stream, request).await;
+    };
+    let exchanged = tokio::time::timeout(patience, exchange_heads(stream, request)).await;
+    exchanged.unwrap_or(Err(Refusal::UpstreamTimeout))
+}
+
+async fn exchange_heads(stream: L4Stream, request: RequestHeader) -> Result<Answer, Refusal> {
     let mut upstream = Box::new(UpstreamSession::new(Box::new(stream)));
     upstream.read_timeout = None;
     upstream
@@ -86,11 +99,13 @@ pub async fn relay_body(
 }
 
 /// After the 101 has been written downstream: takes both connections and splices them. What
-/// either end had sent early, and Pingora had read with the heads, goes first.
+/// either end had sent early, and Pingora had read with the heads, goes first. With `idle` both
+/// ends may not be silent for longer than that.
 pub async fn carry(
     session: &mut Session,
     mut upstream: Box<UpstreamSession>,
     meter: &Arc<Meter>,
+    idle: Option<Duration>,
     closed: &CancellationToken,
 ) -> Spliced {
     let early_from_app = drain(upstream.read_body_bytes().now_or_never());
@@ -115,7 +130,18 @@ pub async fn carry(
             }
         }
     }
-    splice(client, app, meter, LINGER, closed).await
+    let carried = splice(client, app, meter, LINGER, closed);
+    let Some(idle) = idle else {
+        return carried.await;
+    };
+    tokio::select! {
+        spliced = carried => spliced,
+        () = silent(meter, idle) => Spliced {
+            sent: meter.sent.load(std::sync::atomic::Ordering::Relaxed),
+            received: meter.received.load(std::sync::atomic::Ordering::Relaxed),
+            end: SpliceEnd::Idle,
+        },
+    }
 }
 
 fn drain(read: Option<pingora_core::Result<Option<bytes::Bytes>>>) -> Option<bytes::Bytes> {

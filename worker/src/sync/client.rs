@@ -7,6 +7,8 @@ use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, WorkerId};
 use patchbay_common::request_id::{self, RequestId};
 use patchbay_common::route_report::RouteReport;
+use patchbay_common::tunnel::{Claim, Holdings, Settled};
+use patchbay_common::use_report::UseReport;
 use patchbay_common::worker::Registration;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
@@ -210,6 +212,43 @@ impl Coordinator {
         let call = Call::new(self, Method::POST, &path);
         let request = call.request.json(report);
         body(&call.name, request, MAX_ANSWER).await.map(drop)
+    }
+
+    /// Tells which circuits were used.
+    ///
+    /// # Errors
+    /// Why it failed.
+    pub async fn report_uses(&self, worker: WorkerId, report: &UseReport) -> Result<(), CallError> {
+        let path = format!("/api/worker/{worker}/uses");
+        let call = Call::new(self, Method::POST, &path);
+        let request = call.request.json(report);
+        body(&call.name, request, MAX_ANSWER).await.map(drop)
+    }
+
+    /// Tells what is held of tunnels; the answer says what stands.
+    ///
+    /// # Errors
+    /// Why it failed; a Python coordinator answers 404.
+    pub async fn claim_tunnels(
+        &self,
+        worker: WorkerId,
+        claim: &Claim,
+    ) -> Result<Settled, CallError> {
+        let path = format!("/api/worker/{worker}/tunnels");
+        let call = Call::new(self, Method::POST, &path);
+        json(call.name, call.request.json(claim), MAX_LIST).await
+    }
+
+    /// What all gateways hold, once its generation is not `after` any more or `wait` seconds are
+    /// over.
+    ///
+    /// # Errors
+    /// Why it failed; a Python coordinator answers 404.
+    pub async fn holdings(&self, after: u64, wait: u64) -> Result<Holdings, CallError> {
+        let path = format!("/api/tunnels?after={after}&wait={wait}");
+        let call = Call::new(self, Method::GET, &path);
+        let request = call.request.timeout(TOTAL + Duration::from_secs(wait));
+        json(call.name, request, MAX_LIST).await
     }
 
     /// Opens the event stream, resuming after generation `last`.

@@ -2,8 +2,9 @@
 //! the coordinator's own stream, are numbered by generation, and are made good by a full fetch
 //! wherever one may be missing. One task (`keeper`) changes the table, and `state` alone decides
 //! what a message means. The room also tells the coordinator that the worker lives and serves,
-//! and writes marks of use to Redis. It refuses to know requests and listeners: `wiring` starts
-//! it, `proxy` and `stream` leave marks in [`Activity`], `setup` borrows [`Coordinator`].
+//! leaves marks of use in Redis or, without one, with the coordinator, and keeps shared rate limits
+//! in Redis. It refuses to know requests and listeners: `wiring` starts it, `proxy` and `stream`
+//! leave marks in [`Activity`], `setup` borrows [`Coordinator`].
 
 mod acknowledge;
 mod activity;
@@ -13,6 +14,7 @@ mod heartbeat;
 mod inbox;
 mod join;
 mod keeper;
+mod ledger;
 mod redis_link;
 mod route_report;
 mod services;
@@ -26,6 +28,7 @@ mod subscriber;
 mod tests;
 #[cfg(test)]
 pub(crate) mod trial;
+mod tunnels;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,10 +41,12 @@ use tokio_util::task::TaskTracker;
 pub use activity::Activity;
 pub use client::{CallError, Coordinator, Registered};
 pub use join::registration;
+pub use ledger::RedisLedger;
 pub use route_report::RouteReporter;
 pub use services::Services;
 pub use snapshot::Snapshot;
 pub use status::{Bus, Reach, RedisState, Status};
+pub use tunnels::TunnelTeller;
 
 use crate::config::Config;
 use crate::table::Table;
@@ -98,7 +103,7 @@ impl Link {
         let working = CancellationToken::new();
         let mut link = Self {
             coordinator: Coordinator::new(config)?,
-            activity: Arc::new(Activity::new(config.redis.is_some())),
+            activity: Arc::new(Activity::new(true)),
             services: None,
             board: Board::new(config.redis.is_some()),
             beating: working.child_token(),
@@ -127,12 +132,16 @@ impl Link {
                 link.board.clone(),
             );
             link.spawn(&link.working, hearing);
-            link.tasks.spawn(Writer::new(redis.clone()).run(
-                Arc::clone(&link.activity),
-                config.sync.activity_interval.0,
-                link.working.clone(),
-            ));
         }
+        let writer = match &redis {
+            Some(redis) => Writer::for_redis(redis.clone()),
+            None => Writer::for_coordinator(link.coordinator.clone(), link.board.clone()),
+        };
+        link.tasks.spawn(writer.run(
+            Arc::clone(&link.activity),
+            config.sync.activity_interval.0,
+            link.working.clone(),
+        ));
         link.join(config, tools, (inbox, outlet), services);
         Ok(link)
     }

@@ -7,7 +7,7 @@ use patchbay_common::client_ips::ClientIps;
 use patchbay_common::permit;
 use tokio_util::sync::CancellationToken;
 
-use super::Tally;
+use super::{KnownPermit, Tally};
 use crate::upstream::{Backend, Check, Settings, UpstreamSet};
 
 /// One circuit in service.
@@ -21,6 +21,8 @@ pub struct LiveCircuit {
     pub id_text: String,
     /// Name of its permit cookie.
     pub permit_cookie: String,
+    /// The permit used last.
+    pub known_permit: KnownPermit,
     /// Who may use it.
     pub clients: ClientIps,
     /// Where its requests may go.
@@ -53,6 +55,7 @@ impl LiveCircuit {
         Self {
             id_text: circuit.id.to_string(),
             permit_cookie: permit::cookie_name(circuit.id),
+            known_permit: KnownPermit::default(),
             clients,
             upstreams: UpstreamSet::new(&backends, check, rules, previous.map(|p| &p.upstreams)),
             tally: previous.map_or_else(Arc::default, |p| Arc::clone(&p.tally)),

@@ -4,6 +4,7 @@
 //! each index is a sharded map, each entry an `Arc` that a request keeps for its life. This room
 //! refuses to know where facts come from and what a request looks like.
 
+mod known_permit;
 mod live;
 mod tally;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use patchbay_common::circuit::{Circuit, Slot};
 use patchbay_common::event::Change;
 use patchbay_common::id::CircuitId;
 
+pub use known_permit::KnownPermit;
 pub use live::LiveCircuit;
 pub use tally::Tally;
 

@@ -12,6 +12,7 @@ use pingora_core::protocols::l4::socket::SocketAddr as L4Address;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use pingora_core::{Error, ErrorType, Result};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -27,6 +28,36 @@ pub(super) const NOWHERE: SocketAddr =
 const NO_AGENT: &str = "tunnel-no-agent";
 const BUSY: &str = "tunnel-busy";
 
+/// A connection to an upstream.
+#[derive(Debug)]
+pub enum Link {
+    /// A plain socket.
+    Socket(TcpStream),
+    /// Lent by an agent.
+    Lent(L4Stream),
+}
+
+impl Link {
+    /// As Pingora takes it.
+    pub fn into_l4(self) -> L4Stream {
+        match self {
+            Self::Socket(stream) => stream.into(),
+            Self::Lent(stream) => stream,
+        }
+    }
+
+    /// Sends this first of all.
+    ///
+    /// # Errors
+    /// If the upstream breaks off.
+    pub async fn begin_with(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Socket(stream) => stream.write_all(bytes).await,
+            Self::Lent(stream) => stream.write_all(bytes).await,
+        }
+    }
+}
+
 /// Connects to an upstream.
 ///
 /// # Errors
@@ -36,10 +67,10 @@ pub async fn dial(
     upstream: &Upstream,
     tunnels: &Registry,
     patience: Duration,
-) -> Result<L4Stream, Refusal> {
+) -> Result<Link, Refusal> {
     if let Some(id) = upstream.tunnel() {
         return match tunnels.open(id, patience).await {
-            Ok(stream) => Ok(lend(stream)),
+            Ok(stream) => Ok(Link::Lent(lend(stream))),
             Err(failure) => Err(refusal(&failure)),
         };
     }
@@ -51,7 +82,7 @@ pub async fn dial(
     };
     // Without it small frames wait for acknowledgements; a socket that cannot be told still works.
     let _ = stream.set_nodelay(true);
-    Ok(L4Stream::from(stream))
+    Ok(Link::Socket(stream))
 }
 
 impl VirtualSocket for TunnelStream {

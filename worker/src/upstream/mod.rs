@@ -23,9 +23,10 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+pub use address::TUNNEL;
 pub use breaker::{Breaker, Outcome};
 pub use check::Check;
-pub use dial::{dial, tunnel_refusal};
+pub use dial::{Link, dial, tunnel_refusal};
 pub use health::{Fault, Health};
 pub use peer::PeerTemplate;
 pub use prober::Prober;

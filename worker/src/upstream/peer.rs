@@ -3,14 +3,14 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use patchbay_common::circuit::Protocol;
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::upstreams::peer::HttpPeer;
 
 use super::Upstream;
-use super::dial::{NOWHERE, TunnelConnector, dial};
+use super::dial::{Link, NOWHERE, TunnelConnector, dial};
 use crate::config::{Http2, Timeouts};
 use crate::error::Refusal;
 use crate::tunnel::Registry;
@@ -25,6 +25,8 @@ pub struct PeerTemplate {
     idle: Duration,
     streams: usize,
     tunnels: Arc<Registry>,
+    /// Connections to tunnels so far.
+    lent: Arc<AtomicU64>,
 }
 
 impl PeerTemplate {
@@ -35,7 +37,22 @@ impl PeerTemplate {
             idle: timeouts.upstream_keepalive.0,
             streams: usize::try_from(http2.max_upstream_streams.get()).unwrap_or(usize::MAX),
             tunnels,
+            lent: Arc::default(),
         }
+    }
+
+    /// The same, keeping idle connections this long.
+    #[must_use]
+    pub fn keeping(mut self, idle: Duration) -> Self {
+        self.idle = idle;
+        self
+    }
+
+    /// The same, waiting this long for a connection.
+    #[must_use]
+    pub fn within(mut self, connect: Duration) -> Self {
+        self.connect = connect;
+        self
     }
 
     /// How Pingora reaches an upstream that speaks this protocol.
@@ -52,8 +69,12 @@ impl PeerTemplate {
             id: id.clone(),
             patience: self.connect,
         }));
-        // Pingora tells pooled connections apart by their descriptors, of which these have none.
+        // Never to be used again: Pingora tells pooled connections apart by their descriptors, of
+        // which these have none, and all tunnels have one address. Even an idle time of nothing
+        // leaves a moment in which another request would find the connection, so that each is of
+        // a kind of its own.
         peer.options.idle_timeout = Some(Duration::ZERO);
+        peer.group_key = self.lent.fetch_add(1, Ordering::Relaxed);
         Ok(peer)
     }
 
@@ -61,7 +82,7 @@ impl PeerTemplate {
     ///
     /// # Errors
     /// As [`dial`].
-    pub async fn dial(&self, upstream: &Upstream) -> Result<L4Stream, Refusal> {
+    pub async fn dial(&self, upstream: &Upstream) -> Result<Link, Refusal> {
         dial(upstream, &self.tunnels, self.connect).await
     }
 

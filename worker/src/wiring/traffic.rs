@@ -79,9 +79,7 @@ impl BackgroundService for Traffic {
                 let proxy = Arc::new(Engine::new(&self.conf, proxy, &config.http2));
                 let (tls, purpose) = (self.tls.clone(), tls::Purpose::Traffic);
                 if config.server.fast_lane && speaks_http1(config.protocol) {
-                    let other = Arc::clone(&proxy);
-                    let lane = Lane::new(conduct, other, &config.timeouts, UPSTREAM_POOL);
-                    let carrier = self.carrier_of(Arc::new(lane), tls, purpose);
+                    let carrier = self.carrier_of(self.lane(conduct, &proxy), tls, purpose);
                     self.serve(sockets.traffic, carrier).await;
                 } else {
                     let app = self.guarding(Arc::clone(&proxy));
@@ -153,8 +151,13 @@ impl Traffic {
         tls: Option<Arc<tls::Live>>,
         purpose: tls::Purpose,
     ) -> HttpCarrier<A> {
-        let patience = self.rooms.config.timeouts.request_head.0;
-        HttpCarrier::new(app, tls, purpose, patience, self.trusted())
+        HttpCarrier::new(app, tls, purpose, self.trusted())
+    }
+
+    /// The fast lane beside an engine.
+    pub(super) fn lane(&self, conduct: Arc<Conduct>, other: &Arc<Engine>) -> Arc<Lane> {
+        let other = Arc::clone(other);
+        Arc::new(Lane::new(conduct, other, &self.rooms.config, UPSTREAM_POOL))
     }
 
     pub(super) fn proxy(&self, conduct: Arc<Conduct>) -> Proxy {

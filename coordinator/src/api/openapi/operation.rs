@@ -123,6 +123,26 @@ impl Operation {
     }
 }
 
+/// What reads.
+pub(super) const fn get(
+    path: &'static str,
+    tag: &'static str,
+    answer: Answer,
+    summary: &'static str,
+) -> Operation {
+    Operation::new("get", path, tag, answer, summary)
+}
+
+/// What is sent.
+pub(super) const fn post(
+    path: &'static str,
+    tag: &'static str,
+    answer: Answer,
+    summary: &'static str,
+) -> Operation {
+    Operation::new("post", path, tag, answer, summary)
+}
+
 /// The path whose segments are passed on as they are.
 pub(super) const ADD: &str = "/v2/proxy/{token}/{session}/add";
 

@@ -326,6 +326,11 @@ const OBJECTS: &[(&str, &str)] = &[
         "node: text\nstatus: state\nsince: time?\nlast_error: text?\nreported_at: time",
     ),
     ("RouteReport", "circuits: CircuitReport[]\ntruncated?: flag"),
+    ("UseReport", "circuits: CircuitUse[]\ncomplete?: flag"),
+    (
+        "CircuitUse",
+        "circuit: uuid\nlast: time\nrequests?: count",
+    ),
     (
         "CircuitReport",
         "circuit: uuid\nroutes: count\ndown: DownRoute[]",
@@ -333,6 +338,33 @@ const OBJECTS: &[(&str, &str)] = &[
     (
         "DownRoute",
         "route?: uuid?\nsession: uuid\naddress: text\nsince: time\nerror?: text?",
+    ),
+    (
+        "TunnelClaim",
+        "relay: RelayAddress?\ntunnels: TunnelHolding[]",
+    ),
+    ("RelayAddress", "url: text\nkey: text"),
+    (
+        "TunnelHolding",
+        "tunnel: text\nagent: text\nkind: text\nshared?: flag\nvisitors?: text?
+         generation?: count",
+    ),
+    (
+        "TunnelsSettled",
+        "granted: TunnelHolding[]\nrefused: TunnelRefused[]",
+    ),
+    (
+        "TunnelRefused",
+        "tunnel: text\nagent: text\nholder: text\ngeneration: count",
+    ),
+    (
+        "TunnelHoldings",
+        "generation: count\ngateways: TunnelGateway[]",
+    ),
+    (
+        "TunnelGateway",
+        "worker: uuid\nnode: text\ngeneration: count\nrelay: RelayAddress?
+         tunnels: TunnelHolding[]",
     ),
     ("AuditPage", "entries: AuditEntry[]\nnext: text?"),
     (

@@ -87,7 +87,7 @@ impl Bench {
             registry: Registry::new(Arc::clone(&store), None),
             opener: Arc::new(opener),
             endpoints: Arc::new(endpoints),
-            marks: Marks::new(None, Duration::from_secs(3_600)),
+            marks: Marks::new(store.clone(), None, Duration::from_secs(3_600)),
             closer: Closer::new(Arc::clone(&store), bus),
             health: Arc::new(Health::new("sqlite")),
             metrics: Arc::new(Metrics::new(None).unwrap()),

@@ -15,6 +15,7 @@ mod sessions;
 mod sharing;
 mod sqlite_files;
 mod takeover;
+mod tunnels;
 mod workers;
 
 use std::sync::Arc;
@@ -77,6 +78,10 @@ impl Bench {
             other: Arc::new(connect(&database)),
             place: Place::Server(database),
         }
+    }
+
+    fn is_server(&self) -> bool {
+        matches!(self.place, Place::Server(_))
     }
 
     /// Runs SQL behind the store's back; `false` where there is no way.
@@ -242,6 +247,7 @@ on_every_store! {
     workers::registering_at_once_makes_one_worker,
     workers::names_move_with_the_domain,
     workers::tokens_are_kept,
+    workers::old_tokens_are_forgotten,
     openings::long_open_circuits_of_people_are_listed_by_page,
     log::events_add_up_to_the_circuits,
     log::the_log_knows_how_far_it_reaches,
@@ -262,6 +268,8 @@ on_every_store! {
     endpoints::nothing_is_kept_of_a_call_that_fails,
     endpoints::health_checks_are_replaced,
     endpoints::health_checks_reach_the_workers,
+    tunnels::a_tunnel_has_one_owner,
+    tunnels::claims_of_one_name_at_once_have_one_winner,
     reports::each_node_has_one_report,
     reports::circuits_and_waiting_events_are_counted,
     reports::circuits_of_endpoints_are_paged,

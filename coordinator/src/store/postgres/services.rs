@@ -9,6 +9,7 @@ use patchbay_common::timestamp;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+use super::attempt::{again, change, look};
 use super::{PostgresStore, pool};
 use crate::store::error::Doing as _;
 use crate::store::services::{

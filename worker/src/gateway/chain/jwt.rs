@@ -158,6 +158,10 @@ impl Jwt {
         if !self.settings.algorithms.contains(&header.alg) {
             return Err(CredentialFault::Algorithm);
         }
+        // RFC 7515 §4.1.11: extensions that must be understood, and none is here.
+        if header.crit.is_some() {
+            return Err(CredentialFault::Malformed);
+        }
         match &self.settings.keys {
             KeySource::Fixed(keys) => {
                 let fitting = keys.iter().filter(|key| fits(key, header.alg));

@@ -4,11 +4,13 @@
 pub(crate) mod sections;
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use patchbay_common::client_ips::parse_network;
-use patchbay_common::config::{HostPort, Loader, Mistake, Strictness};
+use patchbay_common::config::{HostPort, Loader, Mistake, Seconds, Strictness};
 
+use super::chain::{Ledger, NoLedger};
 use super::plan::{Ground, Plan};
 use crate::tunnel;
 use crate::upstream::Settings;
@@ -18,6 +20,10 @@ use patchbay_listen::tls;
 pub const SECTION: &str = "gateway";
 /// The section of circuits, whose coordinator is the gateway's too.
 const CIRCUITS: &str = "proxy_worker";
+/// How long idle connections to instances are kept.
+const USUAL_POOL_IDLE: Seconds = Seconds::from_secs(90);
+/// Where shared limits are kept.
+const REDIS: &str = "redis";
 /// Where it listens if it does not say.
 const USUAL_BIND: &str = "0.0.0.0:8080";
 /// Where the worker's own API listens where there is nothing but a gateway.
@@ -43,6 +49,8 @@ pub struct GatewayConfig {
     pub coordinator: Option<String>,
     /// Whether a coordinator's services are served beside those of the file.
     pub follows: bool,
+    /// How long an idle connection to an instance is kept.
+    pub pool_idle: Seconds,
     pub(crate) sections: sections::Gateway,
 }
 
@@ -67,6 +75,9 @@ impl GatewayConfig {
             rules: &Settings::default(),
             sticky_key: &[],
             tls: false,
+            ledger: loader
+                .has(REDIS)
+                .then(|| Arc::new(NoLedger) as Arc<dyn Ledger>),
         };
         let (_, mistakes) = Plan::build(&awaiting, &ground, None);
         for (key, problem) in mistakes {
@@ -95,6 +106,7 @@ impl GatewayConfig {
             timeout_status: timeout_status(loader, section.timeout_status),
             follows: section.follows,
             coordinator,
+            pool_idle: section.pool_idle.unwrap_or(USUAL_POOL_IDLE),
             sections: section,
         })
     }
@@ -107,6 +119,7 @@ impl GatewayConfig {
             ("bind", self.binds != other.binds),
             ("admin_bind", self.admin_bind != other.admin_bind),
             ("tls_cert", self.tls != other.tls),
+            ("pool_idle", self.pool_idle != other.pool_idle),
             (
                 "trusted_proxies",
                 self.trusted_proxies != other.trusted_proxies,

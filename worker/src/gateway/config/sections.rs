@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use patchbay_common::config::{Seconds, Secret};
+use patchbay_common::config::{ByteSize, Seconds, Secret};
 use patchbay_common::gateway::Origin;
 use patchbay_discovery::DockerSection;
 use serde::Deserialize;
@@ -27,6 +27,7 @@ pub(crate) struct Gateway {
     pub(crate) sticky_secret: Option<Secret>,
     pub(crate) coordinator: Option<String>,
     pub(crate) follow_coordinator: Option<bool>,
+    pub(crate) pool_idle: Option<Seconds>,
     pub(crate) default_middleware: Vec<String>,
     pub(crate) routes: BTreeMap<String, Route>,
     pub(crate) services: BTreeMap<String, Service>,
@@ -75,6 +76,7 @@ pub(crate) struct Middleware {
     pub(crate) rate_limit: Option<RateLimit>,
     pub(crate) addresses: Option<Addresses>,
     pub(crate) cors: Option<Cors>,
+    pub(crate) compress: Option<Compress>,
 }
 
 /// `jwt`.
@@ -137,6 +139,7 @@ pub(crate) struct RateLimit {
     pub(crate) per: Option<Seconds>,
     pub(crate) burst: Option<u32>,
     pub(crate) key: Option<String>,
+    pub(crate) shared: bool,
 }
 
 /// `addresses`.
@@ -157,4 +160,14 @@ pub(crate) struct Cors {
     pub(crate) expose: Vec<String>,
     pub(crate) credentials: bool,
     pub(crate) max_age: Option<Seconds>,
+}
+
+/// `compress`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Compress {
+    pub(crate) codings: Option<Vec<String>>,
+    pub(crate) types: Option<Vec<String>>,
+    pub(crate) minimum: Option<ByteSize>,
+    pub(crate) event_streams: bool,
 }

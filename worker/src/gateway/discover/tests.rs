@@ -32,6 +32,7 @@ fn plan(written: &str, told: Vec<Published>) -> (Vec<String>, Vec<String>) {
         rules: &rules,
         sticky_key: b"key",
         tls: false,
+        ledger: None,
     };
     let plan = loop {
         let (plan, flaws) = Plan::build(&all, &ground, None);

@@ -53,7 +53,7 @@ impl Plan {
             let known = known.filter(|(settings, _)| settings == section && !has_file);
             let stage = match known {
                 Some((_, stage)) => Some(stage.clone()),
-                None => middleware::build(name, section, &mut flaws),
+                None => middleware::build(name, section, ground.ledger.as_ref(), &mut flaws),
             };
             if let Some(stage) = stage {
                 plan.middleware

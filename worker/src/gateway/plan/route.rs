@@ -12,6 +12,7 @@ use crate::gateway::chain::{Chain, LimitKey, Stage};
 use crate::gateway::config::sections;
 use crate::gateway::counts::Counts;
 use crate::gateway::router::{PathPattern, Rule};
+use crate::stage::Head;
 
 /// Answers that another instance may give better, where a route does not say.
 const RETRY_STATUS: [u16; 3] = [502, 503, 504];
@@ -41,12 +42,63 @@ pub struct LiveRoute {
     pub response_timeout: Option<Duration>,
     /// How long an instance may take to take a connection; `None` means as long as everywhere.
     pub connect_timeout: Option<Duration>,
+    /// Longest silence on a WebSocket or an event stream; `None` means for ever.
+    pub idle_timeout: Option<Duration>,
+    /// After so much silence an event stream gets a comment.
+    pub sse_keepalive: Option<Duration>,
+    /// Pages that may open WebSockets and event streams; `None` means all.
+    pub origins: Option<Vec<String>>,
     /// Most instances tried for one request.
     pub attempts: usize,
     /// Answers of an instance that count as its failure.
     pub retry_status: Vec<u16>,
     /// What was counted.
     pub counts: Arc<Counts>,
+}
+
+impl LiveRoute {
+    /// Whether a lean engine cannot carry it: its answers are changed on their way, or its service
+    /// is not reached at an address.
+    pub fn takes_the_other_engine(&self, head: &Head<'_>) -> bool {
+        if let Action::Service(service) = &self.action
+            && service.upstreams.all().any(|one| one.tunnel().is_some())
+        {
+            return true;
+        }
+        let mut stages = self.chain.stages().iter();
+        stages.any(|stage| matches!(stage, Stage::Compress(_))) || self.minds_events(head)
+    }
+
+    /// Whether a request is for an event stream that is to be watched.
+    pub fn minds_events(&self, head: &Head<'_>) -> bool {
+        (self.sse_keepalive.is_some() || self.idle_timeout.is_some())
+            && head.method == "GET"
+            && wants_events(head)
+    }
+
+    /// Whether the page that opens a stream may do so. Who is no page says nothing.
+    pub fn admits_origin(&self, head: &Head<'_>) -> bool {
+        let Some(origins) = &self.origins else {
+            return true;
+        };
+        if !head.is_upgrade() && !wants_events(head) {
+            return true;
+        }
+        let origin = head.headers.get("origin");
+        origin.is_none_or(|origin| origins.iter().any(|one| one.as_bytes() == origin))
+    }
+}
+
+fn wants_events(head: &Head<'_>) -> bool {
+    let mut wants = false;
+    head.headers.each("accept", &mut |line| {
+        let kinds = line.split(|byte| *byte == b',');
+        for kind in kinds.map(<[u8]>::trim_ascii) {
+            let bare = kind.split(|byte| *byte == b';').next().unwrap_or_default();
+            wants |= bare.trim_ascii().eq_ignore_ascii_case(b"text/event-stream");
+        }
+    });
+    wants
 }
 
 /// What is done with a request.
@@ -153,6 +205,9 @@ pub(super) fn build(
         pass_host: section.pass_host.unwrap_or(true),
         response_timeout: section.response_timeout.map(|time| time.0),
         connect_timeout: section.connect_timeout.map(|time| time.0),
+        idle_timeout: section.idle_timeout.map(|time| time.0),
+        sse_keepalive: section.sse_keepalive.map(|time| time.0),
+        origins: section.origins.clone(),
         attempts: (section.retries.unwrap_or(MAX_ATTEMPTS - 1) + 1).min(MAX_ATTEMPTS),
         retry_status: section
             .retry_status

@@ -11,10 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::Flaw;
 use crate::gateway::breaker::{BreakerSettings, CircuitBreaker};
+use crate::gateway::chain::Ledger;
 use crate::gateway::config::sections;
 use crate::gateway::sticky::Sticky;
 use crate::upstream::{Backend, Breaker, Check, Policy, Settings, UpstreamSet};
 
+/// Connections that carry requests at one instance.
+const USUAL_CONNECTIONS: usize = 100;
 /// Between health checks.
 const USUAL_INTERVAL: Duration = Duration::from_secs(5);
 /// Patience of one.
@@ -63,6 +66,8 @@ pub struct Ground<'a> {
     pub sticky_key: &'a [u8],
     /// Clients come by TLS.
     pub tls: bool,
+    /// Where limits are shared, if they can be.
+    pub ledger: Option<Arc<dyn Ledger>>,
 }
 
 impl LiveService {
@@ -170,6 +175,7 @@ fn rules(section: &sections::Service, ground: &Ground<'_>) -> Arc<Settings> {
         max_outstanding: section
             .max_outstanding
             .unwrap_or(ground.rules.max_outstanding),
+        max_connections: section.max_connections.unwrap_or(USUAL_CONNECTIONS),
         retry_ratio: section.retry_ratio.unwrap_or(ground.rules.retry_ratio),
         ..ground.rules.clone()
     })

@@ -9,6 +9,7 @@ fn build(text: &str, before: Option<&Plan>) -> (Plan, Vec<Flaw>) {
         rules: &rules,
         sticky_key: b"key",
         tls: false,
+        ledger: None,
     };
     Plan::build(&wanted, &ground, before)
 }
@@ -53,6 +54,9 @@ const MISTAKES: &str = r#"
         sha256 = "abc"
         [middleware.limit.rate_limit]
         burst = 0
+        [middleware.ours.rate_limit]
+        rate = 1
+        shared = true
 "#;
 
 #[test]
@@ -83,6 +87,7 @@ fn every_mistake_is_told_with_its_key() {
         "middleware.token.jwt.algorithms",
         "middleware.keys.api_key.keys.a.sha256",
         "middleware.limit.rate_limit.rate",
+        "middleware.ours.rate_limit.shared",
     ] {
         assert!(keys.contains(&key), "{key} is not among {keys:#?}");
     }

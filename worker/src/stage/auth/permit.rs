@@ -18,7 +18,9 @@ pub(super) fn check(
     let mut offered = false;
     each_cookie(head, &mut |name, value| {
         let accepted = if name == live.permit_cookie {
-            key.verify(value, live.circuit.id, live.circuit.user_id, now)
+            let verify = || key.verify(value, live.circuit.id, live.circuit.user_id, now);
+            live.known_permit
+                .check(value, now, verify)
                 .map(|()| Credential::Permit)
         } else if legacy
             && name == LEGACY_COOKIE

@@ -1,0 +1,99 @@
+//! Memory of the worker for connections on which nothing happens. With `PATCHBAY_FULL=1` there are
+//! 5,000 WebSockets and 10,000 kept connections; the bounds are those of optimised programs.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use patchbay_tests::eventually::eventually;
+use patchbay_tests::raw::Connection;
+use patchbay_tests::rig::{Parts, Rig};
+use patchbay_tests::scale::{allow_sockets, resident, sized};
+
+/// Bounds in bytes for each connection.
+const OF_A_WEBSOCKET: u64 = 12 << 10;
+const OF_A_KEPT_CONNECTION: u64 = 16 << 10;
+/// Connections that are opened at once.
+const AT_ONCE: usize = 50;
+/// Longest until memory that is not needed has been given back.
+const SETTLED: Duration = Duration::from_secs(30);
+
+const UPGRADE: &[&str] = &[
+    "GET /ws/echo HTTP/1.1",
+    "Host: h",
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+];
+const PAGE: &[&str] = &["GET /hello HTTP/1.1", "Host: h"];
+
+async fn one(address: SocketAddr, head: &[&str], status: &str) -> Result<Connection> {
+    let mut client = Connection::open(address).await?;
+    client.write_head(head).await?;
+    let answer = client.read_head().await?;
+    ensure!(answer.status() == status, "{answer:?}");
+    if let Some(length) = answer.header("content-length") {
+        client.read_exactly(length.parse()?).await?;
+    }
+    Ok(client)
+}
+
+async fn many(
+    address: SocketAddr,
+    count: usize,
+    head: &[&str],
+    status: &str,
+) -> Result<Vec<Connection>> {
+    let mut all = Vec::new();
+    while all.len() < count {
+        let batch = (0..AT_ONCE).map(|_| one(address, head, status));
+        all.extend(futures_util::future::try_join_all(batch).await?);
+    }
+    Ok(all)
+}
+
+/// Opens `count` connections and waits until each costs the worker less than `bound`.
+async fn cost(what: &str, count: usize, head: &[&str], status: &str, bound: u64) -> Result<()> {
+    allow_sockets(2 * count as u64 + 1_000)?;
+    let rig = Rig::start(Parts::embedded()).await?;
+    let order = rig.order("app").with("open_to_public", "true");
+    let address = rig.open_order(&order).await?.address()?;
+    let pid = rig.worker.program.pid()?;
+    // What the first ones set up, all others share.
+    drop(many(address, AT_ONCE * 2, head, status).await?);
+    let before = resident(pid)?;
+    let held = many(address, count, head, status).await?;
+    let count = held.len() as u64;
+    let name = format!("{what} costs less than {bound} bytes");
+    let each = eventually(&name, SETTLED, async || {
+        let each = resident(pid)?.saturating_sub(before) / count;
+        ensure!(each < bound, "{each} bytes for each of {count}");
+        Ok(each)
+    })
+    .await?;
+    crate::report_figure(format_args!("{each} bytes for each of {count} {what}s"));
+    // They are all still there.
+    drop(held);
+    one(address, PAGE, "200").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_websocket() -> Result<()> {
+    let count = sized(1_000, 5_000);
+    cost("idle WebSocket", count, UPGRADE, "101", OF_A_WEBSOCKET).await
+}
+
+#[tokio::test]
+async fn a_kept_connection() -> Result<()> {
+    let count = sized(1_000, 10_000);
+    cost(
+        "idle kept connection",
+        count,
+        PAGE,
+        "200",
+        OF_A_KEPT_CONNECTION,
+    )
+    .await
+}
