@@ -10,6 +10,7 @@ pub mod client_ips;
 pub mod config;
 pub mod event;
 pub mod gateway;
+pub mod grant;
 pub mod health_check;
 pub mod hop_by_hop;
 pub mod id;

@@ -182,6 +182,44 @@ impl Opener {
         answer(self.authorized(self.client.get(self.at(path)))).await
     }
 
+    /// Posts to the coordinator's API with the Manager's secret.
+    ///
+    /// # Errors
+    /// What the coordinator answers instead.
+    pub async fn send(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        answer(self.authorized(self.client.post(self.at(path)).json(body))).await
+    }
+
+    /// Opens an endpoint with one route to a model server that listens here; answers with its id
+    /// and URL.
+    ///
+    /// # Errors
+    /// What the coordinator answers instead.
+    pub async fn open_endpoint(
+        &self,
+        kernel: SocketAddr,
+        public: bool,
+    ) -> anyhow::Result<(EndpointId, String)> {
+        let (id, user) = (EndpointId::random(), UserId::random());
+        let item = json!({
+            "deployment_id": id, "service_name": "my-llm", "open_to_public": public,
+            "tags": {
+                "session": {"user_uuid": user, "project_id": user, "domain_name": "default"},
+                "endpoint": {"id": id, "runtime_variant": "vllm", "existing_url": null},
+            },
+        });
+        let route = json!({
+            "session_id": SessionId::random(), "route_id": RouteId::random(),
+            "kernel_host": kernel.ip().to_string(), "kernel_port": kernel.port(),
+        });
+        let opened = json!({ "endpoints": [item] });
+        let opened = self.send("/v2/endpoints/bulk", &opened).await?;
+        let routes = json!({"endpoints": [{"deployment_id": id, "routes": [route]}]});
+        self.send("/v2/endpoints/bulk/routes", &routes).await?;
+        let url = opened["endpoints"][0]["url"].as_str().context("no URL")?;
+        Ok((id, url.trim_end_matches('/').to_owned()))
+    }
+
     /// The circuit as the coordinator knows it.
     ///
     /// # Errors

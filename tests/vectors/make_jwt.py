@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 EVER = int(datetime.datetime(2100, 1, 1, tzinfo=datetime.timezone.utc).timestamp())
+LATER = int(datetime.datetime(2040, 1, 1, tzinfo=datetime.timezone.utc).timestamp())
 LONG_AGO = int(datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc).timestamp())
 SECRET = "a secret of more than sixty-four letters, so that it will do for HS512 as well"
 CLAIMS = {"iss": "https://issuer.example", "aud": "shop", "sub": "ada", "exp": EVER,
@@ -106,7 +107,7 @@ def main():
         "good": {alg: sign(alg) for alg in key_of},
         "shared_secret": hs,
         "ended": {"exp": LONG_AGO, "token": sign(exp=LONG_AGO, nbf=None)},
-        "begins": {"nbf": EVER - 86_400, "token": sign(nbf=EVER - 86_400)},
+        "begins": {"nbf": LATER, "token": sign(nbf=LATER)},
         "forged": forged,
     }
     for alg, token in vectors["good"].items():

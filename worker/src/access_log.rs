@@ -30,6 +30,8 @@ pub struct Line<'a> {
     pub request_id: &'a str,
     /// Id of the request that opened the circuit.
     pub origin_request_id: Option<&'a str>,
+    /// The trace the request belongs to.
+    pub traceparent: Option<&'a str>,
     /// Address of the client.
     pub client: Option<SocketAddr>,
     /// HTTP method.
@@ -42,6 +44,8 @@ pub struct Line<'a> {
     pub app: Option<&'a str>,
     /// By what right the request was carried.
     pub credential: Option<&'a str>,
+    /// Name of the permit or token, by which it can be revoked.
+    pub grant: Option<&'a str>,
     /// Where it was sent.
     pub route: Option<&'a str>,
     /// The gateway's route.
@@ -66,6 +70,8 @@ pub struct Line<'a> {
     pub connection: Option<&'a str>,
     /// Upstreams tried before.
     pub retries: usize,
+    /// It took longer than the operator likes.
+    pub slow: bool,
     /// How a spliced connection ended.
     pub end: Option<&'a str>,
     /// Why the request was not carried, or not to its end.
@@ -251,6 +257,7 @@ impl Line<'_> {
     fn each(&self, mut visit: impl FnMut(&'static str, Value<'_>)) {
         let texts = [
             ("origin_request_id", self.origin_request_id),
+            ("traceparent", self.traceparent),
             ("method", Some(self.method).filter(|m| !m.is_empty())),
             ("path", Some(self.path).filter(|p| !p.is_empty())),
             ("circuit", self.circuit),
@@ -259,6 +266,7 @@ impl Line<'_> {
             ("service", self.service),
             ("subject", self.subject),
             ("auth", self.credential),
+            ("grant", self.grant),
             ("route", self.route),
             ("connection", self.connection),
             ("end", self.end),
@@ -283,6 +291,9 @@ impl Line<'_> {
             visit("upstream_status", Value::Number(status.into()));
             visit("upstream_ms", Value::Millis(latency));
         }
+        if self.slow {
+            visit("slow", Value::Flag);
+        }
         if self.retries > 0 {
             visit("retries", Value::Number(self.retries as u64));
         }
@@ -298,12 +309,15 @@ enum Value<'a> {
     Client(SocketAddr),
     /// Milliseconds with three digits.
     Millis(Duration),
+    /// A thing that is said only where it is so.
+    Flag,
 }
 
 impl Value<'_> {
     fn bare(self, out: &mut Vec<u8>) {
         match self {
             Self::Text(text) => put(out, &[text]),
+            Self::Flag => put(out, &["true"]),
             Self::Number(number) => decimal(out, number, 1),
             Self::Client(SocketAddr::V4(client)) => {
                 for (place, octet) in client.ip().octets().into_iter().enumerate() {

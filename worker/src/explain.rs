@@ -34,6 +34,10 @@ pub struct Record {
     pub circuit: Option<CircuitId>,
     /// By what right it was admitted.
     pub credential: Option<&'static str>,
+    /// The trace it belonged to.
+    pub traceparent: Option<Box<str>>,
+    /// Name of the permit or token.
+    pub grant: Option<String>,
     /// Where it was sent, and why there.
     pub route: Option<(Arc<str>, &'static str)>,
     /// Where it was sent before, and what went wrong there.
@@ -75,6 +79,8 @@ impl Record {
             "path": self.path,
             "circuit": self.circuit,
             "admitted_by": self.credential,
+            "grant": self.grant,
+            "traceparent": self.traceparent,
             "route": self.route.as_ref().map(|(route, _)| &**route),
             "chosen_because": self.route.as_ref().map(|(_, why)| why),
             "tried_before": tried,

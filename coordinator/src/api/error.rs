@@ -396,6 +396,7 @@ fn storing(error: &StoreError) -> Problem {
                 .msg("Input validation error")
                 .data(json!({"errors": [mistake]}))
         }
+        StoreError::ListFull(full) => conflict().msg(full),
         StoreError::UnknownSchema { .. }
         | StoreError::Corrupt { .. }
         | StoreError::Failed { .. } => Problem::new(

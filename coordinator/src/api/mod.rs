@@ -25,6 +25,7 @@ mod params;
 mod proxy;
 mod relay;
 mod request_id;
+mod revocations;
 mod route_health;
 mod routes;
 mod serve;

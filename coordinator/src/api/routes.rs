@@ -9,7 +9,7 @@ use super::endpoints::{bulk, single};
 use super::error::ApiError;
 use super::{
     App, audit, circuits, cors, edge, events, fleet, health, mappings, metrics, openapi, proxy,
-    relay, route_health, services, slots, tunnels, uses, workers,
+    relay, revocations, route_health, services, slots, tunnels, uses, workers,
 };
 
 /// The whole API.
@@ -57,6 +57,10 @@ pub fn router(app: App) -> Router {
         .route(
             "/api/circuit/{id}/statistics",
             shared(get(circuits::statistics)),
+        )
+        .route(
+            "/api/circuit/{id}/revocations",
+            shared(get(revocations::list).post(revocations::revoke)),
         )
         .route("/api/circuit/_/bulk", shared(delete(circuits::close_many)))
         .route("/api/audit", shared(get(audit::list)))

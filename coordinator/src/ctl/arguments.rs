@@ -55,6 +55,17 @@ pub(super) enum Action {
         #[arg(required = true)]
         ids: Vec<CircuitId>,
     },
+    /// Revoke permits and tokens of a circuit: what they carry ends within a second
+    Revoke {
+        /// The circuit
+        circuit: CircuitId,
+        /// The one of this name (its `jti`; the access log's `grant`)
+        #[arg(long, value_name = "JTI", required_unless_present = "all")]
+        name: Option<String>,
+        /// All that were given so far
+        #[arg(long, conflicts_with = "name")]
+        all: bool,
+    },
     /// The slots in use
     Slots {
         /// Only those of this worker, by name

@@ -128,6 +128,14 @@ impl Client {
         self.call(Method::PUT, path, Some(body)).await
     }
 
+    /// `POST path`, without a body.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub(super) async fn post(&self, path: &str) -> Result<Value, CallError> {
+        self.call(Method::POST, path, None).await
+    }
+
     async fn call(
         &self,
         method: Method,

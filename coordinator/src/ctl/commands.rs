@@ -44,6 +44,17 @@ pub(super) async fn answer(client: &Client, action: &Action) -> Result<Answer, C
             let json = json!({ "closed": ids });
             Ok(Answer { json, text })
         }
+        Action::Revoke { circuit, name, all } => {
+            let query = query([
+                ("jti", name.clone()),
+                ("all", all.then(|| "true".to_owned())),
+            ]);
+            let path = format!("/api/circuit/{circuit}/revocations?{query}");
+            let json = client.post(&path).await?;
+            let what = name.as_deref().unwrap_or("all given so far");
+            let text = format!("revoked {what} of {circuit}\n");
+            Ok(Answer { json, text })
+        }
         Action::Slots { worker, all } => slots(client, worker.as_deref(), *all).await,
         Action::Routes {
             session,

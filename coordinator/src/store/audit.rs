@@ -86,6 +86,8 @@ words! {
         Moved = "moved",
         /// It leads to other addresses.
         Rerouted = "rerouted",
+        /// Grants to it count no more.
+        Revoked = "revoked",
     }
 }
 

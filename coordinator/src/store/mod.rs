@@ -26,6 +26,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use patchbay_common::circuit::Circuit;
+use patchbay_common::grant::Revocation;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
 use patchbay_common::route_report::RouteReport;
 use patchbay_common::tunnel::{Claim, Holdings, Settled};
@@ -147,6 +148,16 @@ pub trait Store: ServiceStore {
         id: CircuitId,
         host: &str,
         port: u16,
+        cause: &Cause,
+    ) -> Result<Option<Rerouted>>;
+    /// Revokes grants of a circuit; `None` if there is none of this id.
+    ///
+    /// # Errors
+    /// [`StoreError::ListFull`].
+    async fn revoke(
+        &self,
+        id: CircuitId,
+        revocation: &Revocation,
         cause: &Cause,
     ) -> Result<Option<Rerouted>>;
     /// Ends all that there is of a session: its circuits, its tokens, the routes of endpoints that

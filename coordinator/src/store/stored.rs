@@ -7,6 +7,7 @@
 use chrono::{DateTime, Utc};
 use patchbay_common::circuit::{AppMode, Circuit, FrontendMode, Protocol, Slot};
 use patchbay_common::event::{Change, CircuitEvent};
+use patchbay_common::grant::{Revocation, Revocations};
 use patchbay_common::id::{CircuitId, WorkerId};
 use patchbay_common::route::Route;
 use patchbay_common::route_report::RouteReport;
@@ -43,6 +44,8 @@ pub(super) struct CircuitRow {
     pub(super) origin_request_id: Option<String>,
     /// Of the endpoint, where it has one.
     pub(super) health_check: Option<Value>,
+    /// JSON.
+    pub(super) revocations: Option<String>,
 }
 
 impl CircuitRow {
@@ -80,6 +83,10 @@ impl CircuitRow {
             updated_at: self.updated_at.or(self.created_at).unwrap_or_default(),
             origin_request_id: self.origin_request_id,
             health_check: self.health_check.and_then(readable_health_check),
+            revocations: match self.revocations {
+                None => Revocations::default(),
+                Some(text) => json(Value::String(text), || at("revocations"))?,
+            },
         })
     }
 
@@ -89,10 +96,24 @@ impl CircuitRow {
         let bare = Self {
             envs: None,
             route_info: Value::Array(Vec::new()),
+            revocations: None,
             ..self.clone()
         };
         self.read().or_else(|_| bare.read())
     }
+}
+
+/// Adds to a circuit's list of grants that count no more; answers with the column.
+pub(super) fn revoked(
+    circuit: &mut Circuit,
+    revocation: &Revocation,
+    now: DateTime<Utc>,
+) -> Result<String> {
+    let seconds = u64::try_from(now.timestamp()).unwrap_or_default();
+    circuit.revocations.add(revocation, seconds)?;
+    circuit.updated_at = now;
+    serde_json::to_string(&circuit.revocations)
+        .map_err(|cause| corrupt(circuit_place(circuit.id), cause))
 }
 
 /// Reads rows and leaves out those that cannot be read, with a line in the log for each: one
@@ -310,6 +331,7 @@ pub(super) fn born(new: &NewCircuit, slot: &Slot, now: DateTime<Utc>) -> Circuit
         updated_at: now,
         origin_request_id: new.origin_request_id.clone(),
         health_check: None,
+        revocations: Revocations::default(),
     }
 }
 

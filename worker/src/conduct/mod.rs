@@ -9,19 +9,23 @@ mod answer;
 mod gateway;
 mod grpc;
 mod lent;
+mod pace;
 mod report;
+mod sampling;
+mod tokens;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use patchbay_common::circuit::AppMode;
 use patchbay_common::lifecycle::Drain;
 use patchbay_common::request_id;
 use patchbay_common::tunnel::path;
 
 use crate::access_log::AccessLog;
-use crate::config::Limits;
+use crate::config::{Limits, Patience, Timeouts};
 use crate::context::{Context, MAX_ATTEMPTS};
 use crate::error::Refusal;
 use crate::explain::Explain;
@@ -29,7 +33,7 @@ use crate::gateway::Gateway;
 use crate::gateway::chain::Wait;
 use crate::metrics::Metrics;
 use crate::setup::{PERMIT_PATH, Tickets};
-use crate::stage::{Client, Head, HeaderSink, Preflight, Stages, Verdict};
+use crate::stage::{Client, Head, HeaderSink, Preflight, Stages, Verdict, trace_parent};
 use crate::sync::Activity;
 use crate::target::Target;
 use crate::tunnel::{Admission, Calls, Session, strip};
@@ -37,7 +41,10 @@ use crate::upstream::{self, Ask, Fault, Prober, Upstream, may_retry};
 
 pub use answer::Answer;
 pub use grpc::Grpc;
+pub use pace::{Pace, Pulse, TimeOut};
 pub use report::Outcome;
+pub use sampling::Sampling;
+pub use tokens::Tokens;
 
 /// Between marks of use while an answer flows.
 const MARK_PERIOD: Duration = Duration::from_millis(1_500);
@@ -49,6 +56,15 @@ pub enum Entrance {
     Circuits,
     /// The gateway.
     Gateway(Arc<Gateway>),
+}
+
+/// What is done with WebSockets while they are carried.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StreamHabits {
+    /// A line for each message.
+    pub log_messages: bool,
+    /// Only messages count as use, not pings and an open connection.
+    pub data_is_use: bool,
 }
 
 /// What conducting requests needs.
@@ -67,12 +83,18 @@ pub struct Conduct {
     pub metrics: Arc<Metrics>,
     /// Gets a line for each request.
     pub access_log: Arc<AccessLog>,
+    /// Which requests get one.
+    pub sampling: Sampling,
     /// Counts what is in flight.
     pub drain: Drain,
     /// At the gateway: tunnels, where agents may register.
     pub tunnels: Option<Arc<Calls>>,
     /// What a request may cost.
     pub limits: Limits,
+    /// How long apps are waited for.
+    pub timeouts: Timeouts,
+    /// What is done with WebSockets.
+    pub stream_habits: StreamHabits,
     /// Remembers what became of requests.
     pub explain: Arc<Explain>,
 }
@@ -131,6 +153,7 @@ impl Conduct {
         ctx.request_id = Some(self.stages.request_id(head));
         ctx.method = known_method(head.method);
         head.path().clone_into(&mut ctx.path);
+        ctx.trace = trace_parent(head).map(Into::into);
         ctx.grpc = Grpc::of(head);
         let client = self.stages.client(head);
         ctx.client = Some(client);
@@ -164,16 +187,28 @@ impl Conduct {
         }
         match self.stages.admit(head, client, &circuit, unix_now())? {
             Verdict::Preflight(preflight) => Ok(Step::Preflight(preflight)),
-            Verdict::Carry(credential) => {
-                ctx.credential = Some(credential);
+            Verdict::Carry(right) => {
+                ctx.right = Some(right);
                 self.bound_body(head, ctx)?;
-                Ok(if head.is_upgrade() {
+                let mut patience = self.patience(ctx);
+                let step = if head.is_upgrade() {
+                    // What is carried after it has a time of its own.
+                    (patience.idle, patience.total) = (None, None);
                     Step::Upgrade
                 } else {
                     Step::Forward
-                })
+                };
+                ctx.pace = Pace::begin(&patience, &ctx.stop());
+                Ok(step)
             }
         }
+    }
+
+    /// How long the app of a request is waited for.
+    pub fn patience(&self, ctx: &Context) -> Patience {
+        let circuit = ctx.target.as_ref().and_then(Target::circuit);
+        let app = circuit.and_then(|live| live.circuit.app.as_deref());
+        self.timeouts.of(app)
     }
 
     fn bound_head(&self, raw: &[u8]) -> Result<(), Refusal> {
@@ -210,6 +245,9 @@ impl Conduct {
     /// # Errors
     /// [`Refusal::BodyTooLarge`] if it is one too many.
     pub fn received(&self, bytes: usize, ctx: &mut Context) -> Result<(), Refusal> {
+        if let Some(pace) = &ctx.pace {
+            pace.pulse().moved();
+        }
         if ctx.body_limit == 0 {
             return Ok(());
         }
@@ -237,6 +275,9 @@ impl Conduct {
         }
         let upstream = Arc::clone(&picked.upstream);
         ctx.picked = Some(picked);
+        if let Some(pace) = &ctx.pace {
+            pace.pulse().moved();
+        }
         if let Some(visit) = &mut ctx.visit {
             visit.leg.begin(Instant::now());
         }
@@ -261,6 +302,17 @@ impl Conduct {
             ctx.tried.push(Arc::clone(&picked.upstream));
         }
         self.may_try_another(ctx, sent)
+    }
+
+    /// Why a request was stopped by a time-out, if it was. An app that does not begin its answer
+    /// is at fault.
+    pub fn timed_out(&self, ctx: &Context) -> Option<Refusal> {
+        let which = ctx.pace.as_ref()?.fired()?;
+        if let (TimeOut::FirstByte, Some(picked)) = (which, &ctx.picked) {
+            self.prober
+                .report(&picked.upstream, Fault::FirstByteTimeout);
+        }
+        Some(Refusal::TimedOut(which))
     }
 
     /// The upstream chosen broke off, and the request is over. Counts against it only where there
@@ -356,9 +408,13 @@ impl Conduct {
     /// The app has answered: writes what the client is told into the answer's head.
     pub fn dress(&self, ctx: &mut Context, sink: &mut dyn HeaderSink) {
         ctx.first_byte.get_or_insert_with(|| ctx.started.elapsed());
+        if let Some(pace) = &ctx.pace {
+            pace.pulse().answered();
+        }
         if let Some(picked) = &ctx.picked {
             picked.upstream.health.answered();
         }
+        self.watch_events(ctx, sink);
         let id = ctx.id();
         match &self.entrance {
             Entrance::Circuits => self.stages.dress(&id, sink),
@@ -375,9 +431,28 @@ impl Conduct {
         }
     }
 
+    /// A stream of events is counted while it is open, and what a model says in it.
+    fn watch_events(&self, ctx: &mut Context, answer: &dyn HeaderSink) {
+        const EVENTS: &[u8] = b"text/event-stream";
+        let kind = answer.get("content-type").unwrap_or_default();
+        let kind = kind.get(..EVENTS.len()).unwrap_or_default();
+        if !kind.eq_ignore_ascii_case(EVENTS) {
+            return;
+        }
+        ctx.events = Some(Metrics::events_opened(&self.metrics));
+        if let Some(live) = ctx.target.as_ref().and_then(Target::circuit)
+            && live.circuit.app_mode == AppMode::Inference
+        {
+            ctx.tokens = Some(Tokens::new(&live.tally, ctx.started));
+        }
+    }
+
     /// A piece of an answer flows. A long answer is use for as long as it does
     /// (contract/pitfalls.md A27).
     pub fn flows(&self, ctx: &mut Context) {
+        if let Some(pace) = &ctx.pace {
+            pace.pulse().moved();
+        }
         if ctx.marked.elapsed() >= MARK_PERIOD
             && let Some(circuit) = ctx.target.as_ref().and_then(Target::circuit)
             && let Some(picked) = &ctx.picked

@@ -171,6 +171,12 @@ pub struct Server {
     pub grace_period: Seconds,
     /// Write a log line for every request.
     pub access_log: bool,
+    /// Of requests that went well, one of so many has its line; of others each.
+    pub access_log_every: NonZeroU32,
+    /// A request that takes longer has a line, marked as slow; 0: none is.
+    pub slow_request: Seconds,
+    /// Write a log line for every message of a WebSocket.
+    pub websocket_messages: bool,
     /// Most client connections at once; 0 means no limit but the system's.
     pub max_connections: usize,
     /// Requests remembered for `GET /api/explain/{request-id}`; 0 means none.
@@ -191,6 +197,9 @@ impl Default for Server {
             threads: 0,
             grace_period: Seconds::from_secs(30),
             access_log: true,
+            access_log_every: NonZeroU32::MIN,
+            slow_request: Seconds::from_secs(0),
+            websocket_messages: false,
             max_connections: 0,
             explain_requests: 4_096,
             fast_lane: true,
@@ -233,31 +242,6 @@ impl Default for Permit {
     }
 }
 
-/// `[timeouts]`: patience with clients and upstreams. A live stream is never timed out.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default)]
-pub struct Timeouts {
-    /// For a request's head to be complete, from its first byte.
-    pub request_head: Seconds,
-    /// To connect to an upstream.
-    pub connect: Seconds,
-    /// How long an idle client connection is kept for its next request.
-    pub keepalive: Seconds,
-    /// How long an idle upstream connection is kept.
-    pub upstream_keepalive: Seconds,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            request_head: Seconds::from_secs(30),
-            connect: Seconds::from_secs(10),
-            keepalive: Seconds::from_secs(75),
-            upstream_keepalive: Seconds::from_secs(60),
-        }
-    }
-}
-
 /// `[sync]`: how the circuits are kept current.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
@@ -266,6 +250,8 @@ pub struct Sync {
     pub refetch_interval: Seconds,
     /// Between writes of activity marks to Redis.
     pub activity_interval: Seconds,
+    /// Only data counts as use of a stream: not an open connection, nor pings.
+    pub data_is_use: bool,
 }
 
 impl Default for Sync {
@@ -273,8 +259,17 @@ impl Default for Sync {
         Self {
             refetch_interval: Seconds::from_secs(60),
             activity_interval: Seconds::from_secs(1),
+            data_is_use: false,
         }
     }
+}
+
+/// `[metrics]`: what is counted beside the rest.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Counting {
+    /// The incumbent's label `remote`: the client's address, the kernel's.
+    pub remote_label: bool,
 }
 
 /// `[cors]`: what is said about other origins on proxied answers.
@@ -326,4 +321,13 @@ pub(super) struct ProxyProtocolSection {
     pub(super) trusted: Texts,
     /// What connections of TCP circuits to apps begin with.
     pub(super) upstream: Option<Version>,
+}
+
+/// The name of a node that was given none.
+pub(super) fn node_id() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match host.trim() {
+        "" => "i-localhost".into(),
+        host => format!("i-{host}"),
+    }
 }

@@ -13,16 +13,18 @@ use patchbay_listen::proxy_protocol::{self, ProxyProtocolError};
 use patchbay_listen::tls::{Live, Purpose};
 use pingora_core::apps::ServerApp;
 use pingora_core::protocols::{ALPN, IO, Ssl as _};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{Guarded, Socket, Wire};
 use crate::access_log::{AccessLog, Line};
+use crate::config::Timeouts;
+use crate::context::SpliceEnd;
 use crate::error::{Problem, Refusal};
 use crate::metrics::Metrics;
-use crate::stream::{Meter, mark_while, tcp};
+use crate::stream::{Meter, end_when_idle, mark_while, tcp};
 use crate::sync::Activity;
 use crate::table::{LiveCircuit, Table};
 use crate::upstream::{Ask, Link, PeerTemplate, Prober};
@@ -189,6 +191,10 @@ pub struct TcpCarrier {
     pub access_log: Arc<AccessLog>,
     /// Counts what is in flight.
     pub drain: Drain,
+    /// How long apps are waited for.
+    pub timeouts: Timeouts,
+    /// Only what flows counts as use, not an open connection.
+    pub data_is_use: bool,
     /// Peers that say who the client is.
     pub trusted: Arc<[IpNet]>,
     /// How apps are told who the client is, if they are.
@@ -228,8 +234,19 @@ impl Carry for TcpCarrier {
                 picked = chosen;
                 let meter = Arc::new(Meter::default());
                 let open = self.metrics.tcp_opened();
-                let carrying = tcp::carry(stream, upstream, &circuit.closed, &meter);
-                let spliced = mark_while(&self.activity, circuit, picked.session, carrying).await;
+                let hold = circuit.grants.hold_ungranted();
+                let stop = hold.stop().child_token();
+                let carrying = tcp::carry(stream, upstream, &stop, &meter);
+                let idle = self.timeouts.of(circuit.circuit.app.as_deref()).tcp_idle;
+                let carrying = end_when_idle(carrying, &meter, idle, &stop);
+                let mut spliced = {
+                    let data = || meter.total();
+                    let data = self.data_is_use.then_some(&data as _);
+                    mark_while(&self.activity, circuit, picked.session, data, carrying).await
+                };
+                if hold.stop().is_cancelled() && !circuit.closed.is_cancelled() {
+                    spliced.end = SpliceEnd::Revoked;
+                }
                 open.carried(spliced.sent, spliced.received);
                 line.route = Some(&picked.upstream.label);
                 line.bytes_in = spliced.sent;
@@ -265,10 +282,11 @@ impl TcpCarrier {
         if !circuit.clients.admits(peer.ip()) {
             return (Some(circuit), Err(Refusal::ClientAddress));
         }
+        let patience = self.timeouts.of(circuit.circuit.app.as_deref());
         let dialled = tcp::dial(
             &circuit.upstreams,
             Ask::default(),
-            &self.peers,
+            &self.peers.clone().within(patience.connect),
             &self.prober,
         )
         .await;

@@ -81,6 +81,8 @@ impl<S: IO + 'static> Connection<S> {
             tail: b"",
             answered: false,
             began: false,
+            tokens: None,
+            pulse: ctx.pace.as_ref().map(|pace| pace.pulse().clone()),
             bytes_in: at_hand,
             bytes_out: 0,
             silence: ctx
@@ -115,8 +117,7 @@ impl Desk<'_> {
         ctx: &mut Context,
         account: &mut Account,
     ) -> Result<bool, Broken> {
-        let closed = ctx.target.as_ref().map(|target| target.closed().clone());
-        let closed = closed.unwrap_or_default();
+        let closed = ctx.stop();
         let mut closed = pin!(closed.cancelled());
         let answer = loop {
             let answer = unless(closed.as_mut(), |cx| {
@@ -148,6 +149,7 @@ impl Desk<'_> {
         let told = (&answer, headers);
         answer::dressed(self.conduct, ctx, told, keep, (self.added, flow.out));
         flow.down.consume(answer.length);
+        flow.tokens = ctx.tokens.take();
         let mut framing = answer.framing;
         flow.begin_body(&mut framing)?;
         let conduct = self.conduct;

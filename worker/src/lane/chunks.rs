@@ -64,12 +64,18 @@ impl Chunks {
         self.at == At::End
     }
 
-    /// Reads on; says how many of these bytes belong to the body, which are all while it has not
-    /// ended.
-    pub(super) fn scan(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
+    /// Reads on and shows the data to `see`; says how many of these bytes belong to the body, which
+    /// are all while it has not ended.
+    pub(super) fn scan(
+        &mut self,
+        bytes: &[u8],
+        mut see: impl FnMut(&[u8]),
+    ) -> Result<usize, BadChunk> {
         let mut used = 0;
         while used < bytes.len() && !self.ended() {
-            used += self.take(&bytes[used..])?.0;
+            let (taken, data) = self.take(&bytes[used..])?;
+            used += taken;
+            see(&bytes[used - data..used]);
         }
         Ok(used)
     }

@@ -14,6 +14,7 @@ use super::buffer::Buffer;
 use super::head::Field;
 use super::response::{self, Framing, Response};
 use super::upload::Upload;
+use crate::conduct::{Pulse, Tokens};
 
 /// Shorter bodies are copied behind the head: one buffer costs the system less than two.
 const COPIED: usize = 4_096;
@@ -82,6 +83,10 @@ pub(super) struct Flow<'a, S> {
     pub(super) answered: bool,
     /// Something of what is being sent has left.
     pub(super) began: bool,
+    /// Follows a model's answer.
+    pub(super) tokens: Option<Tokens>,
+    /// Hears of what moves, where time-outs are set.
+    pub(super) pulse: Option<Pulse>,
     /// Body bytes from and to the client.
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
@@ -103,6 +108,13 @@ impl<S: IO> Flow<'_, S> {
             }
         }
         read.map_err(|_| Broken::Upstream("ReadError"))
+    }
+
+    /// Tells the time-outs, where there are any, that something moved.
+    pub(super) fn moved(&self) {
+        if let Some(pulse) = &self.pulse {
+            pulse.moved();
+        }
     }
 
     /// The next head of an answer, interim ones included. It is left in `down`.
@@ -153,11 +165,13 @@ impl<S: IO> Flow<'_, S> {
                 let ready = here.min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= ready as u64;
                 self.bytes_out += ready as u64;
+                follow(&mut self.tokens, &self.down.data()[..ready]);
                 ready
             }
             Framing::Chunked(chunks) => {
                 let before = chunks.data;
-                let ready = chunks.scan(self.down.data());
+                let tokens = &mut self.tokens;
+                let ready = chunks.scan(self.down.data(), |piece| follow(tokens, piece));
                 self.bytes_out += chunks.data - before;
                 ready.map_err(|_| Broken::Upstream("InvalidChunk"))?
             }
@@ -167,6 +181,7 @@ impl<S: IO> Flow<'_, S> {
                     .extend_from_slice(format!("{here:x}\r\n").as_bytes());
                 self.tail = b"\r\n";
                 self.bytes_out += here as u64;
+                follow(&mut self.tokens, self.down.data());
                 here
             }
             Framing::UntilClose => 0,
@@ -235,6 +250,7 @@ impl<S: IO> Flow<'_, S> {
         if written == 0 {
             return Err(Broken::Client("WriteError"));
         }
+        self.moved();
         let of_head = written.min(self.out.len() - self.out_sent);
         self.out_sent += of_head;
         self.began = true;
@@ -251,6 +267,12 @@ impl<S: IO> Flow<'_, S> {
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let flushed: Poll<io::Result<()>> = Pin::new(&mut *self.client).poll_flush(cx);
         flushed.map_err(|_| Broken::Client("WriteError"))
+    }
+}
+
+fn follow(tokens: &mut Option<Tokens>, piece: &[u8]) {
+    if let Some(tokens) = tokens {
+        tokens.see(piece);
     }
 }
 

@@ -57,6 +57,16 @@ impl<S: IO + 'static> Connection<S> {
                     account.failure = Some(word);
                     return Ok(());
                 }
+                Broken::Closed if ctx.pace.as_ref().is_some_and(|pace| pace.fired().is_some()) => {
+                    let late = self.lane.conduct.timed_out(ctx);
+                    let late = late.unwrap_or(Refusal::UpstreamTimeout);
+                    account.failure = Some("TimedOut");
+                    if account.status.is_none() {
+                        return Err(late);
+                    }
+                    ctx.refusal = Some(late);
+                    return Ok(());
+                }
                 Broken::Closed => {
                     account.client_gone = true;
                     account.failure = Some("ReadError");
@@ -115,7 +125,7 @@ impl<S: IO + 'static> Connection<S> {
             .visit
             .as_deref()
             .and_then(|visit| visit.route.connect_timeout);
-        let patience = own.unwrap_or(self.lane.patience.connect);
+        let patience = own.unwrap_or_else(|| conduct.patience(ctx).connect);
         loop {
             let upstream = conduct.pick(ctx).await?;
             let address = match upstream.address().await {

@@ -60,8 +60,6 @@ struct Patience {
     head: Duration,
     /// For the next request.
     keepalive: Duration,
-    /// For an upstream connection.
-    connect: Duration,
 }
 
 impl Lane {
@@ -76,7 +74,6 @@ impl Lane {
             patience: Patience {
                 head: timeouts.request_head.0,
                 keepalive: timeouts.keepalive.0.max(Duration::from_secs(1)),
-                connect: timeouts.connect.0,
             },
             off: config.server.fast_lane_off.clone(),
         }

@@ -259,7 +259,7 @@ fn scan(pieces: &[&[u8]]) -> Result<(bool, usize, u64), super::chunks::BadChunk>
     let mut chunks = Chunks::new();
     let mut taken = 0;
     for piece in pieces {
-        let here = chunks.scan(piece)?;
+        let here = chunks.scan(piece, |_| {})?;
         taken += here;
         assert!(here == piece.len() || chunks.ended());
     }

@@ -86,6 +86,7 @@ impl<S: IO> Flow<'_, S> {
 
     /// So much has left for the app.
     fn passed(&mut self, count: usize, from_client: bool) {
+        self.moved();
         match &mut self.upload {
             Upload::Length(left) if from_client => {
                 self.up.consume(count);

@@ -161,8 +161,9 @@ impl ProxyHttp for Proxy {
             self.conduct.wait(wait, ctx).await;
             step = self.proceed(session, ctx);
         }
-        if let Some(target) = &ctx.target {
-            adapt::with_guard(session, |guard| guard.carry(target.closed()));
+        if ctx.target.is_some() {
+            let stop = ctx.stop();
+            adapt::with_guard(session, |guard| guard.carry(&stop));
         }
         let step = match step {
             Ok(step) => step,
@@ -195,7 +196,8 @@ impl ProxyHttp for Proxy {
         match self.peers.peer(&upstream, protocol).await {
             Ok(mut peer) => {
                 let visit = ctx.visit.as_deref();
-                if let Some(time) = visit.and_then(|visit| visit.route.connect_timeout) {
+                let own = circuit.map(|_| self.conduct.patience(ctx).connect);
+                if let Some(time) = own.or_else(|| visit?.route.connect_timeout) {
                     peer.options.connection_timeout = Some(time);
                     peer.options.total_connection_timeout = Some(time);
                 }
@@ -355,6 +357,9 @@ impl ProxyHttp for Proxy {
         ctx: &mut Account,
     ) -> Result<Option<Duration>> {
         ctx.bridge.answer_body(body);
+        if let (Some(tokens), Some(piece)) = (&mut ctx.tokens, &body) {
+            tokens.see(piece);
+        }
         ctx.compress(body, end)?;
         self.conduct.flows(ctx);
         Ok(None)

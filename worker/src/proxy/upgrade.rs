@@ -1,6 +1,7 @@
 //! A WebSocket upgrade, from its head to the end of the connection.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_http::RequestHeader;
@@ -8,10 +9,10 @@ use pingora_proxy::Session;
 
 use super::{Proxy, adapt, answer};
 use crate::conduct::ask;
-use crate::context::Context;
+use crate::context::{Context, SpliceEnd};
 use crate::error::Refusal;
 use crate::frontend::Control;
-use crate::stream::{Meter, mark_while, tcp, websocket};
+use crate::stream::{Meter, Watch, end_when_idle, mark_while, tcp, websocket};
 use crate::target::Target;
 use crate::upstream::Fault;
 
@@ -44,6 +45,7 @@ impl Proxy {
             Ok(websocket::Answer::Switched(mut head, upstream)) => {
                 self.conduct.answered(ctx, 101, false);
                 self.dress(&mut head, ctx)?;
+                ctx.pace = None;
                 head.insert_header("connection", "Upgrade")?;
                 head.insert_header("upgrade", "websocket")?;
                 session.write_response_header(head, false).await?;
@@ -65,10 +67,10 @@ impl Proxy {
         let began = std::time::Instant::now();
         let visit = ctx.visit.as_deref();
         let own = visit.and_then(|visit| visit.route.connect_timeout);
-        let own = own.map(|time| self.peers.clone().within(time));
-        let peers = own.as_ref().unwrap_or(&self.peers);
+        let patience = own.unwrap_or_else(|| self.conduct.patience(ctx).connect);
+        let peers = self.peers.clone().within(patience);
         let prober = &self.conduct.prober;
-        let (picked, stream) = tcp::dial(target.upstreams(), asked, peers, prober).await?;
+        let (picked, stream) = tcp::dial(target.upstreams(), asked, &peers, prober).await?;
         ctx.picked = Some(picked);
         if let Some(visit) = &mut ctx.visit {
             visit.leg.begin(began);
@@ -85,7 +87,14 @@ impl Proxy {
     ) -> Result<websocket::Answer, Refusal> {
         let visit = ctx.visit.as_deref();
         let patience = visit.and_then(|visit| visit.route.response_timeout);
-        let answer = websocket::exchange(stream, request, patience).await;
+        let stop = ctx.stop();
+        let answer = tokio::select! {
+            answer = websocket::exchange(stream, request, patience) => answer,
+            () = stop.cancelled() => {
+                let late = self.conduct.timed_out(ctx).or_else(|| ctx.stopped());
+                return Err(late.unwrap_or(Refusal::CircuitClosed));
+            }
+        };
         if let Err(refusal) = &answer {
             let fault = match refusal {
                 Refusal::UpstreamTimeout => Fault::FirstByteTimeout,
@@ -123,12 +132,24 @@ impl Proxy {
         let _open = self.conduct.metrics.websocket_opened();
         adapt::with_guard(session, Control::free);
         let meter = Arc::new(Meter::default());
+        let stop = ctx.stop().child_token();
+        let habits = &self.conduct.stream_habits;
+        let watch = Watch {
+            log: habits.log_messages.then(|| ctx.id()),
+            ..Watch::default()
+        };
+        // Where nothing else ends it, it is its time-out.
+        let why = || ctx.stopped().map_or(SpliceEnd::Idle, SpliceEnd::stopped);
+        let carrying = websocket::carry(session, upstream, (&meter, &watch), &stop, why);
         let visit = ctx.visit.as_deref();
-        let idle = visit.and_then(|visit| visit.route.idle_timeout);
-        let carrying = websocket::carry(session, upstream, &meter, idle, target.closed());
+        let own = visit.and_then(|visit| visit.route.idle_timeout);
+        let idle = own.or(self.conduct.patience(ctx).websocket_idle);
+        let carrying = end_when_idle(carrying, &meter, idle, &stop);
+        let data = || watch.data.load(Ordering::Relaxed);
+        let data = habits.data_is_use.then_some(&data as _);
         let spliced = match target.circuit() {
             Some(circuit) => {
-                mark_while(&self.conduct.activity, circuit, session_id, carrying).await
+                mark_while(&self.conduct.activity, circuit, session_id, data, carrying).await
             }
             None => carrying.await,
         };

@@ -94,18 +94,6 @@ async fn lingered(meter: &Meter, Linger(patience): Linger) {
     }
 }
 
-/// Completes when nothing has passed for this long, to an eighth of it.
-pub async fn silent(meter: &Meter, limit: Duration) {
-    const LOOKS: u32 = 8;
-    let (mut before, mut quiet) = (meter.total(), 0);
-    while quiet < LOOKS {
-        tokio::time::sleep(limit / LOOKS).await;
-        let now = meter.total();
-        quiet = if now == before { quiet + 1 } else { 0 };
-        before = now;
-    }
-}
-
 /// Whose bytes come in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {

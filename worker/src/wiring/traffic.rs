@@ -13,7 +13,7 @@ use pingora_core::services::background::BackgroundService;
 
 use super::{API_CONNECTIONS, Rooms, Sockets, TrafficSockets, UPSTREAM_POOL};
 use crate::admin::Admin;
-use crate::conduct::{Conduct, Entrance};
+use crate::conduct::{Conduct, Entrance, Sampling, StreamHabits};
 use crate::frontend::{Acceptor, Carry, ConnectionGate, Guarding, HttpCarrier, Speak, TcpCarrier};
 use crate::lane::Lane;
 use crate::metrics::Metrics;
@@ -46,6 +46,7 @@ impl BackgroundService for Traffic {
         let metrics = match Metrics::new(&rooms.table, &link, &rooms.gate, self.tls.clone()) {
             Ok(metrics) => {
                 let gateway = rooms.gateway.as_ref();
+                let metrics = metrics.by_remote(config.metrics.remote_label);
                 Arc::new(metrics.with_gateway(gateway.map(|room| Arc::clone(&room.gateway))))
             }
             Err(error) => {
@@ -193,10 +194,19 @@ impl Traffic {
             activity: Arc::clone(link.activity()),
             metrics: Arc::clone(metrics),
             access_log: Arc::clone(&rooms.access_log),
+            sampling: Sampling::new(
+                rooms.config.server.access_log_every.get().into(),
+                rooms.config.server.slow_request.0,
+            ),
             drain: rooms.drain.clone(),
             tunnels,
             explain: Arc::clone(&rooms.explain),
             limits: rooms.config.limits.clone(),
+            timeouts: rooms.config.timeouts.clone(),
+            stream_habits: StreamHabits {
+                log_messages: rooms.config.server.websocket_messages,
+                data_is_use: rooms.config.sync.data_is_use,
+            },
         })
     }
 
@@ -220,6 +230,8 @@ impl Traffic {
             metrics: Arc::clone(metrics),
             access_log: Arc::clone(&rooms.access_log),
             drain: rooms.drain.clone(),
+            timeouts: rooms.config.timeouts.clone(),
+            data_is_use: rooms.config.sync.data_is_use,
             trusted: self.trusted(),
             announce: rooms.config.proxy_protocol.upstream,
         }

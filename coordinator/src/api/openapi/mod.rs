@@ -6,6 +6,7 @@
 //! tests hold them against what is really answered. `docs/openapi.json` is this document, kept so
 //! that a change of the API is seen in review. This room refuses to serve anything else.
 
+mod grants;
 mod operation;
 mod operations;
 mod schemas;

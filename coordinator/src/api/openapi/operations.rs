@@ -474,6 +474,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Operation> {
         HEALTH_CALLS,
         WORKER_CALLS,
         CIRCUIT_CALLS,
+        super::grants::CALLS,
         OPENING_CALLS,
         ENDPOINT_CALLS,
         OWN_CALLS,

@@ -32,7 +32,7 @@ pub(super) fn word(kind: &str) -> Value {
         }),
         "action" => json!({
             "type": "string",
-            "enum": ["opened", "closed", "moved", "rerouted"],
+            "enum": ["opened", "closed", "moved", "rerouted", "revoked"],
         }),
         "state" => json!({
             "type": "string",
@@ -375,6 +375,11 @@ const OBJECTS: &[(&str, &str)] = &[
          request_id: text?",
     ),
     ("EndpointToken", "token: text"),
+    (
+        "Revocation",
+        "jti?: text?\ntoken?: text?\nall?: flag?\nexpires?: time?",
+    ),
+    ("Revocations", "up_to: count?\nnames: object"),
     ("Services", "services: Service[]\ngeneration: count"),
     (
         "Service",
@@ -397,4 +402,5 @@ const CIRCUIT: &str = "id: uuid\napp: text?\nprotocol: protocol\nworker: uuid\na
      allowed_client_ips: text?\nport: port?\nsubdomain: text?\nuser_id: uuid?\nendpoint_id: uuid?
      runtime_variant: text?\nroute_info: Route[]\nsession_ids: uuid[]\ncreated_at: time
      updated_at: time\norigin_request_id?: text?\nhealth_check?: HealthCheck?
+     revocations?: object
      health?: CircuitHealth\navailable?: flag";

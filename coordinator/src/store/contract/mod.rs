@@ -7,6 +7,7 @@ mod audit;
 mod disturbances;
 mod endpoints;
 mod fleet;
+mod grants;
 mod log;
 mod openings;
 mod reports;
@@ -263,6 +264,8 @@ on_every_store! {
     fleet::one_holder_at_a_time,
     sessions::circuits_are_found_by_what_they_are,
     sessions::a_circuit_leads_elsewhere,
+    grants::revocations_are_kept_and_told,
+    grants::a_full_list_takes_no_more,
     sessions::a_session_ends_with_all_it_had,
     endpoints::many_open_in_their_order_and_only_once,
     endpoints::nothing_is_kept_of_a_call_that_fails,

@@ -60,6 +60,10 @@ fn known() -> Result<Vec<Migration>> {
             include_str!("../../../migrations/postgres/V6__uses.sql"),
         ),
         (
+            "V7__revocations",
+            include_str!("../../../migrations/postgres/V7__revocations.sql"),
+        ),
+        (
             "V8__services",
             include_str!("../../../migrations/postgres/V8__services.sql"),
         ),

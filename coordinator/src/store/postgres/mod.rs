@@ -19,6 +19,7 @@ mod migrate;
 mod moves;
 mod pool;
 mod reports;
+mod revoke;
 mod rows;
 mod services;
 mod sessions;
@@ -34,6 +35,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Object;
 use patchbay_common::circuit::Circuit;
+use patchbay_common::grant::Revocation;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
 use patchbay_common::route_report::RouteReport;
 use patchbay_common::tunnel::{Claim, Holdings, Settled};
@@ -247,6 +249,17 @@ impl Store for PostgresStore {
         fit::kernel_host(host)?;
         change!(self.pool, "changing routes", |tx| sessions::lead_elsewhere(
             &tx, id, host, port, cause
+        ))
+    }
+
+    async fn revoke(
+        &self,
+        id: CircuitId,
+        revocation: &Revocation,
+        cause: &Cause,
+    ) -> Result<Option<Rerouted>> {
+        change!(self.pool, "revoking a grant", |tx| revoke::revoke(
+            &tx, id, revocation, cause
         ))
     }
 

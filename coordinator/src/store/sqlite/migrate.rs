@@ -39,6 +39,10 @@ fn known() -> Result<Vec<Migration>> {
             include_str!("../../../migrations/sqlite/V6__uses.sql"),
         ),
         (
+            "V7__revocations",
+            include_str!("../../../migrations/sqlite/V7__revocations.sql"),
+        ),
+        (
             "V8__services",
             include_str!("../../../migrations/sqlite/V8__services.sql"),
         ),

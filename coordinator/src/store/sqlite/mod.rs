@@ -14,6 +14,7 @@ mod events;
 mod migrate;
 mod moves;
 mod reports;
+mod revoke;
 mod rows;
 mod services;
 mod sessions;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use patchbay_common::circuit::Circuit;
+use patchbay_common::grant::Revocation;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
 use patchbay_common::route_report::RouteReport;
 use patchbay_common::timestamp;
@@ -226,6 +228,19 @@ impl Store for SqliteStore {
         let (host, cause) = (host.to_owned(), cause.clone());
         self.change("changing routes", move |tx| {
             sessions::lead_elsewhere(tx, id, &host, port, &cause)
+        })
+        .await
+    }
+
+    async fn revoke(
+        &self,
+        id: CircuitId,
+        revocation: &Revocation,
+        cause: &Cause,
+    ) -> Result<Option<Rerouted>> {
+        let (revocation, cause) = (revocation.clone(), cause.clone());
+        self.change("revoking a grant", move |tx| {
+            revoke::revoke(tx, id, &revocation, &cause)
         })
         .await
     }

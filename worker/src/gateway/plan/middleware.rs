@@ -32,6 +32,8 @@ const USUAL_TYPES: [&str; 8] = [
 ];
 /// A shorter answer fits a packet as it is.
 const USUAL_MINIMUM: u64 = 1_024;
+/// More than this is an error of units, and more than the age of all clocks cannot be reckoned with.
+const MOST_LEEWAY: Duration = Duration::from_secs(20 * 365 * 86_400);
 /// Between fetches of keys that tokens ask for.
 const USUAL_COOLDOWN: Duration = Duration::from_secs(10);
 
@@ -136,6 +138,9 @@ fn jwt(section: &sections::Jwt, notes: &mut Notes<'_>) -> Option<Stage> {
         if let Some(name) = notes.header("claim_headers", name) {
             claim_headers.push((name, claim.clone()));
         }
+    }
+    if section.leeway.is_some_and(|time| time.0 > MOST_LEEWAY) {
+        notes.note("leeway", "is longer than any clock is wrong: 5s is usual");
     }
     let claim = section.permissions_claim.clone();
     Some(Stage::Jwt(Arc::new(Jwt::new(JwtSettings {

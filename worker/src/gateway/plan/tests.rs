@@ -49,6 +49,7 @@ const MISTAKES: &str = r#"
         [middleware.token.jwt]
         algorithms = ["none", "HS256", "RS256"]
         secret = "short"
+        leeway = "9999d"
         jwks_url = "ftp://x"
         [middleware.keys.api_key.keys.a]
         sha256 = "abc"
@@ -85,6 +86,7 @@ fn every_mistake_is_told_with_its_key() {
         "middleware.two-kinds.cors.credentials",
         "middleware.token.jwt",
         "middleware.token.jwt.algorithms",
+        "middleware.token.jwt.leeway",
         "middleware.keys.api_key.keys.a.sha256",
         "middleware.limit.rate_limit.rate",
         "middleware.ours.rate_limit.shared",
