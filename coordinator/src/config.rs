@@ -21,7 +21,7 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-pub use sections::{Audit, Failover, Relay, Server, Tokens};
+pub use sections::{Audit, Failover, Relay, Server, ServiceDiscovery, Tokens};
 use sections::{Db, ProxyCoordinator};
 
 /// Where the file may be.
@@ -76,6 +76,8 @@ pub struct Config {
     pub tokens: Tokens,
     /// `[failover]`.
     pub failover: Failover,
+    /// `[discovery]`.
+    pub discovery: ServiceDiscovery,
 }
 
 /// Where the state is kept.
@@ -181,12 +183,19 @@ impl Config {
             audit: l.section("audit", Strictness::Ours),
             tokens: l.section("tokens", Strictness::Ours),
             failover: l.section("failover", Strictness::Ours),
+            discovery: l.section("discovery", Strictness::Ours),
         };
         config.cross_check(l);
         Ok((config, loader))
     }
 
     fn cross_check(&self, loader: &mut Loader) {
+        for (name, engine) in &self.discovery.docker {
+            if let Err(problem) = engine.watcher(name) {
+                let key = format!("discovery.docker.{name}");
+                loader.mistake(Mistake::new(key, problem));
+            }
+        }
         let positive = [
             (
                 "proxy_coordinator.worker_heartbeat_timeout",

@@ -61,6 +61,7 @@ async fn round(store: &dyn Store, keep: Keep) -> Result<(), StoreError> {
     };
     if let Some(before) = before(keep.audit) {
         while store.prune_audit(before, BATCH).await? == BATCH as u64 {}
+        while store.prune_service_changes(before, BATCH).await? == BATCH as u64 {}
     }
     if let Some(before) = before(keep.tokens) {
         while store.prune_tokens(before, BATCH).await? == BATCH as u64 {}

@@ -26,8 +26,10 @@ use crate::config::{Config, Database};
 use crate::lease::Lease;
 use crate::listen::accept;
 use crate::publish::redis::Redis;
-use crate::publish::{Acknowledgements, Bus, Outbox, Presence, Publisher, Streams};
+use crate::publish::{Acknowledgements, Bus, Outbox, Presence, Publisher, ServiceFeeds, Streams};
 use crate::registry::{Marks, Registry, watch_over};
+use crate::services::Services;
+use crate::services::found::Discovery;
 use crate::store::{Observer, PostgresStore, SqliteStore, Store};
 use crate::supervise::supervise;
 use crate::upkeep::{Keep, keep_up};
@@ -144,6 +146,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
                 config.failover.across_hosts,
             ),
             collector: rooms.collector(config.idle_after),
+            discovery: Discovery::new(rooms.services.clone(), config.discovery.docker.clone()),
             presence: Presence::new(&config.name, config.announce.clone()),
         },
     ));
@@ -186,6 +189,7 @@ struct Rooms {
     store: Arc<dyn Store>,
     redis: Option<Arc<Redis>>,
     streams: Arc<Streams>,
+    services: Services,
     bus: Bus,
     /// Locked by the keeper while it runs.
     outbox: tokio::sync::Mutex<Outbox>,
@@ -215,7 +219,9 @@ impl Rooms {
         let [counts, delays, waits, works] = std::array::from_fn(|_| Arc::clone(&metrics));
         let observer: Observer = Arc::new(move |doing, took, done| works.stored(doing, took, done));
         let store = observed_store(&config.database, observer).context("db")?;
+        let feeds = ServiceFeeds::new(Arc::clone(&store), redis.clone());
         Ok(Self {
+            services: Services::new(Arc::clone(&store), Arc::new(feeds)),
             lease: Arc::new(Lease::new(Arc::clone(&store))),
             store,
             redis,
@@ -268,6 +274,7 @@ impl Rooms {
             )),
             closer: Closer::new(Arc::clone(&self.store), self.bus.clone()),
             streams: Arc::clone(&self.streams),
+            services: self.services.clone(),
             acknowledgements: Arc::clone(&self.acknowledgements),
             health: Arc::clone(&self.health),
             metrics: Arc::clone(&self.metrics),
@@ -293,6 +300,7 @@ struct Keeper {
     keep: Keep,
     failover: FailOver,
     collector: Collector,
+    discovery: Discovery,
     presence: Presence,
 }
 
@@ -326,9 +334,11 @@ impl BackgroundService for Keeper {
         let looking = || rooms.health.watch(store, rooms.redis.as_deref());
         let health = supervise("health report", looking);
         let collecting = supervise("collection of idle circuits", || self.collector.run(lease));
+        let services = supervise("telling of services", || rooms.services.feeds().run());
+        let finding = supervise("discovery of services", || self.discovery.run(lease));
         let watchdog = Notify.feed_watchdog();
-        let guarded = async { tokio::join!(holding, liveness, upkeep, collecting) };
-        let work = async { tokio::join!(redis, outbox, guarded, health, watchdog) };
+        let guarded = async { tokio::join!(holding, liveness, upkeep, collecting, finding) };
+        let work = async { tokio::join!(redis, outbox, services, guarded, health, watchdog) };
         tokio::select! {
             _ = work => {}
             () = rooms.closing.cancelled() => {}

@@ -13,6 +13,7 @@ pub mod differential;
 pub mod docker;
 pub mod early;
 pub mod eventually;
+pub mod fleet;
 pub mod frames;
 pub mod gateway;
 pub mod grpc;

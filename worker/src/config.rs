@@ -215,14 +215,15 @@ impl Config {
         let gateway = GatewayConfig::read(l);
         let tunnels = crate::tunnel::Settings::read(l, |name| std::env::var(name).ok());
         let worker = match &gateway {
-            Some(gateway) if !has_circuits => ProxyWorker::absent(gateway.admin_bind),
+            Some(gateway) if !has_circuits => ProxyWorker::absent(gateway),
             _ => l.section::<ProxyWorker>(WORKER, Strictness::Theirs),
         };
         let redis: Redis = l.section("redis", Strictness::Theirs);
         let mut secrets: Secrets = l.section("secrets", Strictness::Theirs);
         let mut permit_hash: PermitHash = l.section("permit_hash", Strictness::Theirs);
         if !has_circuits {
-            sections::fill(&mut secrets, &mut permit_hash);
+            let coordinated = gateway.as_ref().is_some_and(|gateway| gateway.follows);
+            sections::fill(&mut secrets, &mut permit_hash, coordinated);
         }
         let config = Self {
             authority: l.require(WORKER, "authority", worker.authority.clone()),

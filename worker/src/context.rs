@@ -19,7 +19,7 @@ use crate::tunnel::Admission;
 use crate::upstream::{Picked, Upstream};
 
 /// Most upstreams tried for one request.
-pub const MAX_ATTEMPTS: usize = 3;
+pub const MAX_ATTEMPTS: usize = patchbay_common::gateway::MOST_RETRIES + 1;
 
 /// State of one request; made when its head has been read.
 #[derive(Debug)]

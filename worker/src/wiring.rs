@@ -274,11 +274,13 @@ impl BackgroundService for Syncing {
             changes: rooms.prober.changes(),
             status: link.watch(),
         };
+        let services = link.services();
         let teller = tunnels::teller(rooms, &link);
         rooms.link.send_replace(Some(link));
         if let Some(gateway) = &rooms.gateway {
             gateway.gateway.start();
         }
+        let follow_services = gateway::follow(rooms.gateway.as_ref(), services);
         let hangup = tokio::sync::Notify::new();
         let reload = || {
             hangup.notify_one();
@@ -305,6 +307,7 @@ impl BackgroundService for Syncing {
         };
         tokio::join!(
             follow,
+            follow_services,
             shared,
             Arc::clone(&rooms.prober).run(),
             rooms.tunnels.sweep(),

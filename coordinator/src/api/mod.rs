@@ -29,6 +29,7 @@ mod revocations;
 mod route_health;
 mod routes;
 mod serve;
+mod services;
 mod slots;
 mod tunnels;
 mod uses;
@@ -51,6 +52,7 @@ use tokio::sync::watch;
 use crate::circuits::{Closer, Endpoints, Opener};
 use crate::publish::{Acknowledgements, Streams};
 use crate::registry::{Marks, Registry};
+use crate::services::Services;
 use crate::store::Store;
 
 pub use health::{Component, Health};
@@ -93,6 +95,7 @@ pub struct Parts {
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) marks: Marks,
     pub(crate) streams: Arc<Streams>,
+    pub(crate) services: Services,
     pub(crate) acknowledgements: Arc<Acknowledgements>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
@@ -124,6 +127,8 @@ pub struct Rooms {
     pub marks: Marks,
     /// Feeds of listening workers.
     pub streams: Arc<Streams>,
+    /// Services of the gateway.
+    pub services: Services,
     /// What workers say they serve.
     pub acknowledgements: Arc<Acknowledgements>,
     /// How the parts are.
@@ -145,6 +150,7 @@ impl App {
             endpoints: rooms.endpoints,
             marks: rooms.marks,
             streams: rooms.streams,
+            services: rooms.services,
             acknowledgements: rooms.acknowledgements,
             health: rooms.health,
             metrics: rooms.metrics,

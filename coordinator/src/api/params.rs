@@ -68,6 +68,11 @@ impl Params {
         })
     }
 
+    /// The parameters as they came, for bodies that are read strictly.
+    pub(crate) fn into_value(self) -> Value {
+        Value::Object(self.0)
+    }
+
     /// Whether there is a parameter of this name.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.0.contains_key(key)

@@ -9,7 +9,7 @@ use super::endpoints::{bulk, single};
 use super::error::ApiError;
 use super::{
     App, audit, circuits, cors, edge, events, fleet, health, mappings, metrics, openapi, proxy,
-    relay, revocations, route_health, slots, tunnels, uses, workers,
+    relay, revocations, route_health, services, slots, tunnels, uses, workers,
 };
 
 /// The whole API.
@@ -72,6 +72,7 @@ pub fn router(app: App) -> Router {
         .merge(endpoints())
         .merge(conditions())
         .merge(own())
+        .merge(gateway())
         .merge(relayed)
         .method_not_allowed_fallback(no_method)
         .fallback(no_route)
@@ -149,6 +150,22 @@ fn own() -> Router<App> {
                     .delete(mappings::remove),
             ),
         )
+}
+
+/// Services of the gateway.
+fn gateway() -> Router<App> {
+    Router::new()
+        .route("/api/services", shared(get(services::list)))
+        .route(
+            "/api/services/{name}",
+            shared(
+                get(services::read)
+                    .put(services::put)
+                    .delete(services::remove),
+            ),
+        )
+        .route("/api/services/_/events", shared(get(services::listen)))
+        .route("/api/services/_/audit", shared(get(services::audit)))
 }
 
 /// A path that pages of other origins may call.

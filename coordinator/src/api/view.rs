@@ -100,6 +100,7 @@ fn with_slots(worker: Worker, slots: Vec<SlotView>, generation: u64) -> WorkerVi
         nodes: worker.nodes,
         slots,
         generation: Some(generation),
+        services_generation: None,
     }
 }
 

@@ -86,7 +86,9 @@ pub(crate) async fn heartbeat(
         return full(&app, worker).await;
     }
     let generation = app.store.generation(worker.id).await?;
-    Ok(Answer(view::brief(worker, generation)).into_response())
+    let mut answer = view::brief(worker, generation);
+    answer.services_generation = Some(app.store.services_generation().await?);
+    Ok(Answer(answer).into_response())
 }
 
 /// `DELETE /api/worker/{id}`: a node leaves.

@@ -1,8 +1,10 @@
 //! The sections as they stand in the file.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use patchbay_common::config::{ByteSize, HostPort, Seconds, Secret};
+use patchbay_discovery::DockerSection;
 use serde::{Deserialize, Deserializer};
 
 /// `[proxy_coordinator]` (contract/config.md §3).
@@ -146,6 +148,14 @@ impl Default for Audit {
             keep: Seconds::from_secs(90 * 86_400),
         }
     }
+}
+
+/// `[discovery]`: where services are found.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ServiceDiscovery {
+    /// Engines whose containers opt in by label.
+    pub docker: BTreeMap<String, DockerSection>,
 }
 
 /// `[tokens]`: what sessions open their apps with.

@@ -102,11 +102,47 @@ pub(super) enum Action {
         #[arg(long, value_name = "NUMBER", default_value_t = 50)]
         limit: u16,
     },
+    /// The services of the gateway, those put and those found
+    Services {
+        #[command(subcommand)]
+        action: Option<ServiceAction>,
+    },
     /// How the coordinator, its parts, the workers and the routes are
     Health,
     /// Write a completion script for a shell
     Completion {
         /// The shell
         shell: Shell,
+    },
+}
+
+/// What is done to services. Without it they are listed.
+#[derive(Debug, Subcommand)]
+pub(super) enum ServiceAction {
+    /// One service and the routes to it
+    Get {
+        /// Its name
+        name: String,
+    },
+    /// Put a service, or replace it, as a TOML or JSON file says: [service] and [routes.NAME]
+    Put {
+        /// Its name
+        name: String,
+        /// The file; `-` is the standard input
+        file: PathBuf,
+    },
+    /// Take a service away
+    Delete {
+        /// Its name
+        name: String,
+    },
+    /// What became of services, the newest first
+    Audit {
+        /// Only those of this name
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// How many
+        #[arg(long, value_name = "NUMBER", default_value_t = 50)]
+        limit: u16,
     },
 }

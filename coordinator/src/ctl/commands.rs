@@ -5,7 +5,7 @@ use url::form_urlencoded;
 
 use super::arguments::Action;
 use super::client::{CallError, Client};
-use super::show;
+use super::{services, show};
 
 /// One answer, for programs and for people.
 #[derive(Debug)]
@@ -80,6 +80,7 @@ pub(super) async fn answer(client: &Client, action: &Action) -> Result<Answer, C
             let text = show::audit(list(&json, "entries"));
             Ok(Answer { json, text })
         }
+        Action::Services { action } => services::answer(client, action.as_ref()).await,
         Action::Health => health(client).await,
         // Answered without a coordinator.
         Action::Completion { .. } => Ok(Answer {
@@ -90,7 +91,7 @@ pub(super) async fn answer(client: &Client, action: &Action) -> Result<Answer, C
 }
 
 /// The list under a key of an answer.
-fn list<'a>(answer: &'a Value, key: &str) -> &'a [Value] {
+pub(super) fn list<'a>(answer: &'a Value, key: &str) -> &'a [Value] {
     answer[key]
         .as_array()
         .map(Vec::as_slice)
@@ -98,7 +99,7 @@ fn list<'a>(answer: &'a Value, key: &str) -> &'a [Value] {
 }
 
 /// A query string of what is given.
-fn query<const N: usize>(pairs: [(&str, Option<String>); N]) -> String {
+pub(super) fn query<const N: usize>(pairs: [(&str, Option<String>); N]) -> String {
     let given = pairs
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)));

@@ -223,6 +223,21 @@ impl Redis {
             })
     }
 
+    /// Publishes a text on a channel.
+    ///
+    /// # Errors
+    /// If Redis does not take it.
+    pub(super) async fn say(&self, channel: &str, wire: String) -> Result<(), PublishError> {
+        self.use_sender(async |connection| {
+            redis::cmd("PUBLISH")
+                .arg(channel)
+                .arg(wire)
+                .exec_async(connection)
+                .await
+        })
+        .await
+    }
+
     /// Notes a worker's sign of life where the incumbent's coordinators look for it.
     ///
     /// # Errors
@@ -354,14 +369,7 @@ impl Publisher for Redis {
             request_id: event.request_id.clone(),
         }
         .to_wire()?;
-        self.use_sender(async |connection| {
-            redis::cmd("PUBLISH")
-                .arg(CHANNEL)
-                .arg(wire)
-                .exec_async(connection)
-                .await
-        })
-        .await
+        self.say(CHANNEL, wire).await
     }
 }
 

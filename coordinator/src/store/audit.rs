@@ -70,6 +70,8 @@ words! {
         EndpointDeleted = "endpoint-deleted",
         /// Its worker was lost.
         WorkerLost = "worker-lost",
+        /// The labels of containers say so.
+        Discovered = "discovered",
     }
 }
 

@@ -14,6 +14,7 @@ mod model;
 mod postgres;
 mod report;
 mod schema;
+mod services;
 mod sqlite;
 mod stored;
 
@@ -45,6 +46,11 @@ pub use model::{
 };
 pub use report::{CircuitCount, Figures, NodeReport, Observer};
 
+pub use services::{
+    LoggedService, MAX_SERVICES, ServiceChange, ServiceFilter, ServiceList, ServiceStore,
+    StoredService,
+};
+
 pub use postgres::{PostgresConfig, PostgresStore};
 pub use sqlite::SqliteStore;
 
@@ -53,7 +59,7 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 
 /// What the coordinator keeps. Two implementations, one test-suite (`contract`).
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: ServiceStore {
     /// Brings the schema to the version this program knows.
     ///
     /// # Errors

@@ -163,7 +163,12 @@ const CALLS: &str = "get /status
     post /v2/endpoints/{id}/token
     delete /v2/endpoints/bulk
     delete /v1/api/circuit/{id}
-    delete /routes ?session_id=6f0a7a52-6c2e-4a56-8f3c-2f1a0f4c9d01";
+    delete /routes ?session_id=6f0a7a52-6c2e-4a56-8f3c-2f1a0f4c9d01
+    put /api/services/{name}
+    get /api/services/{name}
+    get /api/services
+    delete /api/services/{name}
+    get /api/services/_/audit ?limit=1&service=shop";
 
 /// A path with the ids of what there is.
 fn target(path: &str, worker: &str, circuit: &str) -> String {
@@ -172,7 +177,8 @@ fn target(path: &str, worker: &str, circuit: &str) -> String {
         path if path.starts_with("/v2/endpoints/") => ENDPOINT,
         _ => circuit,
     };
-    path.replace("{id}", id).replace("{circuit_id}", id)
+    let path = path.replace("{id}", id).replace("{circuit_id}", id);
+    path.replace("{name}", "shop")
 }
 
 /// A body that a call succeeds with, if there is one: with this circuit, where it has to name one.
@@ -187,6 +193,9 @@ pub(crate) fn sent(method: &str, path: &str, circuit: &str) -> Option<Value> {
     };
     Some(match (method, path) {
         ("put", "/routes/{id}") => json!({"kernel_host": "10.10.0.5", "kernel_port": 30730}),
+        ("put", "/api/services/{name}") => json!({
+            "service": {"instances": ["10.10.0.5:80"]}, "routes": {"shop": {"path": "/shop/*"}},
+        }),
         ("post", "/workers/register") | ("put", "/api/worker") => port_worker("w1", 10_300, 10_303),
         ("post", "/routes") => json!({"session_id": SESSION, "service": "tensorboard",
             "kernel_host": "10.10.0.5", "kernel_port": 30730, "protocol": "http",

@@ -1,6 +1,5 @@
 //! The sections as they stand in the file.
 
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
@@ -12,6 +11,8 @@ use patchbay_common::worker::AppFilter;
 use patchbay_listen::proxy_protocol::Version;
 use serde::{Deserialize, Deserializer};
 use uuid::Uuid;
+
+use crate::gateway::config::GatewayConfig;
 
 /// `[proxy_worker]` (contract/config.md §4).
 #[derive(Clone, Debug, Deserialize)]
@@ -68,10 +69,12 @@ impl Default for ProxyWorker {
 
 impl ProxyWorker {
     /// Stands in where there is no such section: nothing listens for circuits then.
-    pub(super) fn absent(api_bind: SocketAddr) -> Self {
+    pub(super) fn absent(gateway: &GatewayConfig) -> Self {
+        let api_bind = gateway.admin_bind;
+        let coordinator = gateway.coordinator.as_deref();
         let nowhere = HostPort::new("127.0.0.1", 0);
         Self {
-            coordinator_endpoint: Some("http://127.0.0.1:6030".into()),
+            coordinator_endpoint: Some(coordinator.unwrap_or("http://127.0.0.1:6030").into()),
             authority: Some("gateway".into()),
             frontend_mode: Some("wildcard".into()),
             wildcard_domain: Some(WildcardDomain {
@@ -87,9 +90,11 @@ impl ProxyWorker {
     }
 }
 
-/// Fills in what only circuits need.
-pub(super) fn fill(secrets: &mut Secrets, permit_hash: &mut PermitHash) {
-    secrets.api_secret.get_or_insert_with(unguessable);
+/// Fills in what only circuits need; the API's secret is needed for services of a coordinator too.
+pub(super) fn fill(secrets: &mut Secrets, permit_hash: &mut PermitHash, coordinated: bool) {
+    if !coordinated {
+        secrets.api_secret.get_or_insert_with(unguessable);
+    }
     secrets.jwt_secret.get_or_insert_with(unguessable);
     permit_hash.secret.get_or_insert_with(unguessable);
 }

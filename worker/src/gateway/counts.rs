@@ -224,6 +224,14 @@ pub fn append_breakers<'a>(
     }
 }
 
+/// Appends how many services and routes were told of and are not served as they were told.
+pub fn append_complaints(text: &mut String, count: usize) {
+    let help = "Services and routes told of that gave way or cannot be; the log names them.";
+    let mut out = Out(text);
+    out.head("patchbay_gateway_conflicts", "gauge", help);
+    let _ = writeln!(out.0, "patchbay_gateway_conflicts {count}");
+}
+
 struct Out<'a>(&'a mut String);
 
 impl Out<'_> {

@@ -18,18 +18,19 @@ pub mod sticky;
 #[cfg(test)]
 pub(crate) mod trial;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use patchbay_common::gateway::Published;
 use patchbay_discovery::Catalog;
 
 use crate::stage::Head;
 use crate::upstream::{Prober, Upstream};
 use chain::{Ledger, Passage};
 use config::GatewayConfig;
-use discover::Watchers;
+use discover::{Told, Watchers};
 use plan::{Ground, HashBy, LiveRoute, LiveService, Plan};
 use refusal::GatewayRefusal;
 use router::{Segments, bare_host};
@@ -57,8 +58,8 @@ struct AtWork {
 #[derive(Debug)]
 struct Wanted {
     config: GatewayConfig,
-    /// By engine.
-    found: BTreeMap<String, Catalog>,
+    /// What was told beside it.
+    told: Told,
     /// What was complained of, so that it is said once.
     complaints: BTreeSet<String>,
 }
@@ -147,7 +148,7 @@ impl Gateway {
         let own_key = uuid::Uuid::new_v4().into_bytes().to_vec();
         let mut wanted = Wanted {
             config: config.clone(),
-            found: BTreeMap::new(),
+            told: Told::default(),
             complaints: BTreeSet::new(),
         };
         let at_work = wanted.build(&own_key, &prober, ledger.as_ref(), None);
@@ -166,7 +167,7 @@ impl Gateway {
         let mut wanted = self.lock();
         wanted.config = config.clone();
         for gone in self.watchers.watch(self, &config.sections.docker) {
-            wanted.found.remove(&gone);
+            wanted.told.engines.remove(&gone);
         }
         self.rebuild(&mut wanted);
     }
@@ -177,12 +178,19 @@ impl Gateway {
         if !wanted.config.sections.docker.contains_key(engine) {
             return;
         }
-        wanted.found.insert(engine.to_owned(), catalog);
+        wanted.told.engines.insert(engine.to_owned(), catalog);
         self.rebuild(&mut wanted);
         let (routes, services) = self.size();
         log::info!(
             "docker {engine}: containers have changed: {routes} routes, {services} services"
         );
+    }
+
+    /// The coordinator's services are these now.
+    pub fn told(&self, services: Arc<[Published]>) {
+        let mut wanted = self.lock();
+        wanted.told.coordinator = services;
+        self.rebuild(&mut wanted);
     }
 
     fn rebuild(&self, wanted: &mut Wanted) {
@@ -234,6 +242,7 @@ impl Gateway {
             own.map(|(instance, state)| (&*service.name, instance, state))
         });
         counts::append_breakers(text, breakers);
+        counts::append_complaints(text, self.lock().complaints.len());
         let services = at_work.plan.services().values();
         let instances = services.flat_map(|service| {
             let states = service.upstreams.states().into_iter();
@@ -270,7 +279,7 @@ impl Wanted {
         let mut complain = |text: String| {
             complaints.insert(text);
         };
-        let mut sections = discover::merge(&config.sections, &self.found, &mut complain);
+        let mut sections = discover::merge(&config.sections, &self.told, &mut complain);
         let plan = loop {
             let (plan, flaws) = Plan::build(&sections, &ground, before);
             if discover::yield_to(&mut sections, &flaws, &mut complain) {

@@ -12,7 +12,6 @@ use super::grpc_web::Bridge;
 use crate::conduct::{Conduct, Outcome};
 use crate::context::Context;
 use crate::gateway::encoder::Encoder;
-use crate::target::Target;
 
 /// A context that is reported once.
 pub struct Account {
@@ -41,8 +40,8 @@ impl Account {
 
     /// Whether the app is spoken to in HTTP/2.
     pub(super) fn speaks_http2(&self) -> bool {
-        let circuit = self.context.target.as_ref().and_then(Target::circuit);
-        circuit.is_some_and(|live| matches!(live.circuit.protocol, Protocol::Grpc | Protocol::H2))
+        let target = self.context.target.as_ref();
+        target.is_some_and(|target| matches!(target.protocol(), Protocol::Grpc | Protocol::H2))
     }
 
     /// Compresses a piece of the answer's body, where it is to be compressed.

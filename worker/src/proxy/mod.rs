@@ -192,8 +192,7 @@ impl ProxyHttp for Proxy {
             Ok(upstream) => upstream,
             Err(refusal) => return faults::refuse(ctx, refusal),
         };
-        let circuit = ctx.target.as_ref().and_then(Target::circuit);
-        let protocol = circuit.map_or(Protocol::Http, |live| live.circuit.protocol);
+        let protocol = ctx.target.as_ref().map_or(Protocol::Http, Target::protocol);
         match self.peers.peer(&upstream, protocol).await {
             Ok(mut peer) => {
                 let visit = ctx.visit.as_deref();

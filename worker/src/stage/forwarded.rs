@@ -9,23 +9,6 @@ use std::net::{IpAddr, SocketAddr};
 use super::{Client, Head, HeaderSink, locate};
 use crate::table::LiveCircuit;
 
-/// Headers about one connection only (RFC 9110 §7.6.1), by lower-case name.
-pub fn is_hop_by_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "trailers"
-            | "transfer-encoding"
-            | "upgrade"
-    )
-}
-
 pub(super) fn write(
     head: &Head<'_>,
     client: &Client,

@@ -31,10 +31,10 @@ use crate::table::{LiveCircuit, Table};
 pub use auth::{Credential, Right};
 pub use client_ip::Client;
 pub use cors::Preflight;
-pub use forwarded::is_hop_by_hop;
 pub use head::{Head, HeaderLookup, HeaderSink, is_alike};
 pub use hygiene::is_host;
 pub use locate::{Place, port_offset};
+pub use patchbay_common::hop_by_hop::is_hop_by_hop;
 pub use trace::parent as trace_parent;
 
 /// What the stages decide by; the same for all requests.

@@ -14,6 +14,7 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::services::Listed;
 use super::snapshot::Snapshot;
 use crate::config::Config;
 
@@ -87,6 +88,9 @@ pub struct Registered {
     /// Current generation of its circuits; a Python coordinator names none.
     #[serde(default)]
     pub generation: Option<u64>,
+    /// Current generation of the gateway's services.
+    #[serde(default)]
+    pub services_generation: Option<u64>,
 }
 
 /// The coordinator, as a worker calls it. Connections are kept and shared by clones.
@@ -252,7 +256,29 @@ impl Coordinator {
     /// # Errors
     /// Why it failed; a Python coordinator answers 404.
     pub async fn events(&self, worker: WorkerId, last: Option<u64>) -> Result<Response, CallError> {
-        let call = Call::new(self, Method::GET, &format!("/api/worker/{worker}/events"));
+        self.stream(&format!("/api/worker/{worker}/events"), last)
+            .await
+    }
+
+    /// All services of the gateway.
+    ///
+    /// # Errors
+    /// Why it failed; a Python coordinator answers 404.
+    pub async fn services(&self) -> Result<Listed, CallError> {
+        let call = Call::new(self, Method::GET, "/api/services");
+        json(call.name, call.request, MAX_LIST).await
+    }
+
+    /// Opens the stream of their changes, resuming after generation `last`.
+    ///
+    /// # Errors
+    /// Why it failed; a Python coordinator answers 404.
+    pub async fn service_events(&self, last: Option<u64>) -> Result<Response, CallError> {
+        self.stream("/api/services/_/events", last).await
+    }
+
+    async fn stream(&self, path: &str, last: Option<u64>) -> Result<Response, CallError> {
+        let call = Call::new(self, Method::GET, path);
         let mut request = call
             .request
             .header(ACCEPT, "text/event-stream")

@@ -17,6 +17,7 @@ mod keeper;
 mod ledger;
 mod redis_link;
 mod route_report;
+mod services;
 mod snapshot;
 mod sse;
 mod state;
@@ -42,6 +43,7 @@ pub use client::{CallError, Coordinator, Registered};
 pub use join::registration;
 pub use ledger::RedisLedger;
 pub use route_report::RouteReporter;
+pub use services::Services;
 pub use snapshot::Snapshot;
 pub use status::{Bus, Reach, RedisState, Status};
 pub use tunnels::TunnelTeller;
@@ -80,6 +82,7 @@ impl Serving for Everywhere {
 pub struct Link {
     coordinator: Coordinator,
     activity: Arc<Activity>,
+    services: Option<watch::Receiver<Services>>,
     board: Board,
     beating: CancellationToken,
     working: CancellationToken,
@@ -98,14 +101,16 @@ impl Link {
         serving: Arc<dyn Serving>,
     ) -> Result<Self, CallError> {
         let working = CancellationToken::new();
-        let link = Self {
+        let mut link = Self {
             coordinator: Coordinator::new(config)?,
             activity: Arc::new(Activity::new(true)),
+            services: None,
             board: Board::new(config.redis.is_some()),
             beating: working.child_token(),
             working,
             tasks: TaskTracker::new(),
         };
+        let services = link.keep_services(config);
         let redis = config.redis.clone().map(RedisLink::new);
         let (inbox, outlet) = inbox::inbox();
         let (acknowledger, sender) =
@@ -120,7 +125,12 @@ impl Link {
         };
         link.spawn(&link.working, sender.run());
         if let Some(redis) = &redis {
-            let hearing = subscriber::run(redis.clone(), inbox.clone(), link.board.clone());
+            let hearing = subscriber::run(
+                redis.clone(),
+                inbox.clone(),
+                services.clone(),
+                link.board.clone(),
+            );
             link.spawn(&link.working, hearing);
         }
         let writer = match &redis {
@@ -132,11 +142,11 @@ impl Link {
             config.sync.activity_interval.0,
             link.working.clone(),
         ));
-        link.join(config, tools, inbox, outlet);
+        link.join(config, tools, (inbox, outlet), services);
         Ok(link)
     }
 
-    /// Without a coordinator: there is nothing to keep, and nothing to wait for.
+    /// Without circuits: there are at most services to keep, and nothing to wait for.
     ///
     /// # Errors
     /// [`CallError::Unusable`].
@@ -147,23 +157,53 @@ impl Link {
             status.ready = true;
             status.coordinator_reach = status::Reach::ok();
         });
-        Ok(Self {
+        let mut link = Self {
             coordinator: Coordinator::new(config)?,
             activity: Arc::new(Activity::new(false)),
+            services: None,
             board,
             beating: working.child_token(),
             working,
             tasks: TaskTracker::new(),
-        })
+        };
+        link.keep_services(config);
+        Ok(link)
+    }
+
+    /// Begins to keep the gateway's services, if they are the coordinator's too.
+    fn keep_services(&mut self, config: &Config) -> Option<services::Inbox> {
+        let follows = config.gateway.as_ref().is_some_and(|it| it.follows);
+        if !follows {
+            return None;
+        }
+        let every = config.sync.refetch_interval.0;
+        let (keeper, inbox, known) = services::Keeper::new(self.coordinator.clone(), every);
+        let listening = services::listen(self.coordinator.clone(), inbox.clone(), known.clone());
+        self.spawn(&self.working, keeper.run());
+        self.spawn(&self.working, listening);
+        self.services = Some(known);
+        Some(inbox)
+    }
+
+    /// The coordinator's services and every change of them, if they are followed.
+    pub fn services(&self) -> Option<watch::Receiver<Services>> {
+        self.services.clone()
     }
 
     /// Registers, then starts what needs the worker's key.
-    fn join(&self, config: &Config, tools: Tools, inbox: Inbox, outlet: Outlet) {
+    fn join(
+        &self,
+        config: &Config,
+        tools: Tools,
+        (inbox, outlet): (Inbox, Outlet),
+        services: Option<services::Inbox>,
+    ) {
         let registration = join::registration(config);
         let heart = Heart {
             coordinator: self.coordinator.clone(),
             registration: registration.clone(),
             inbox: inbox.clone(),
+            services,
             board: self.board.clone(),
             period: config.heartbeat_period.0,
             stranger: Arc::clone(&tools.stranger),

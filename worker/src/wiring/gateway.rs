@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use patchbay_common::config::{Loader, Mistake};
 use patchbay_listen::{ListenError, bind, tls};
+use tokio::sync::watch;
 
 use super::Traffic;
 use crate::conduct::Entrance;
@@ -17,7 +18,7 @@ use crate::handover::Listeners;
 use crate::metrics::Metrics;
 use crate::proxy::Engine;
 use crate::setup::Tickets;
-use crate::sync::{Link, RedisLedger};
+use crate::sync::{Link, RedisLedger, Services};
 use crate::upstream::Prober;
 
 /// The gateway and what its listeners need.
@@ -69,6 +70,28 @@ pub(super) fn examine(config: &GatewayConfig, loader: &mut Loader) {
         // Port 0: the check must not mind a worker that is running.
         if let Err(error) = bind(SocketAddr::new(address.ip(), 0)) {
             loader.mistake(Mistake::new("gateway.bind", error));
+        }
+    }
+}
+
+/// Keeps the gateway's services as the coordinator says, for as long as the process lives.
+pub(super) async fn follow(room: Option<&Room>, services: Option<watch::Receiver<Services>>) {
+    let (Some(room), Some(mut services)) = (room, services) else {
+        return;
+    };
+    let mut known = None;
+    loop {
+        let list = Arc::clone(&services.borrow_and_update().list);
+        // The generation may have moved alone.
+        if !known
+            .as_ref()
+            .is_some_and(|known| Arc::ptr_eq(known, &list))
+        {
+            room.gateway.told(Arc::clone(&list));
+            known = Some(list);
+        }
+        if services.changed().await.is_err() {
+            return;
         }
     }
 }

@@ -10,6 +10,7 @@ mod grants;
 mod operation;
 mod operations;
 mod schemas;
+mod services;
 mod tunnels;
 
 #[cfg(test)]

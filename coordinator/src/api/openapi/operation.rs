@@ -150,6 +150,8 @@ pub(super) const ADD: &str = "/v2/proxy/{token}/{session}/add";
 pub(super) fn segment(path: &str) -> Value {
     if path == ADD {
         json!({"type": "string", "minLength": 1})
+    } else if path.starts_with("/api/services/") {
+        json!({"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"})
     } else {
         json!({"type": "string", "format": "uuid"})
     }
@@ -162,7 +164,7 @@ pub(super) fn reason(status: u16) -> &'static str {
         401 => "no credential, or not the right one",
         403 => "not for this caller",
         404 => "there is no such thing",
-        409 => "the slot belongs to another circuit",
+        409 => "the slot belongs to another circuit, the route to another service",
         503 => "no worker is available, or it does not respond",
         _ => "refused",
     }

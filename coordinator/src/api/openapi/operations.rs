@@ -1,6 +1,7 @@
 //! The table of operations: what each method of each path is for, asks for and answers.
 
 use super::operation::{ADD, Access, Answer, Operation, Parameter, get, may, must, post};
+use super::services::SERVICE_CALLS;
 
 /// What an opener may say about the app.
 const OPENING: &[Parameter] = &[
@@ -477,6 +478,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Operation> {
         OPENING_CALLS,
         ENDPOINT_CALLS,
         OWN_CALLS,
+        SERVICE_CALLS,
         super::tunnels::CALLS,
     ]
     .into_iter()

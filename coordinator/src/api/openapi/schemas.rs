@@ -146,7 +146,7 @@ const OBJECTS: &[(&str, &str)] = &[
          wildcard_domain: text?\nwildcard_traffic_port: port?\nfiltered_apps_only: flag
          traefik_last_used_marker_path: text?\naccepted_traffics: mode[]\nid: uuid
          created_at: time\nupdated_at: time\navailable_slots: int\noccupied_slots: int
-         nodes: int\nslots: Slot[]\ngeneration?: count",
+         nodes: int\nslots: Slot[]\ngeneration?: count\nservices_generation?: count",
     ),
     ("Workers", "workers: Worker[]"),
     (
@@ -380,6 +380,21 @@ const OBJECTS: &[(&str, &str)] = &[
         "jti?: text?\ntoken?: text?\nall?: flag?\nexpires?: time?",
     ),
     ("Revocations", "up_to: count?\nnames: object"),
+    ("Services", "services: Service[]\ngeneration: count"),
+    (
+        "Service",
+        "name: text\norigin: text\ngeneration: count\nupdated_at: time
+         definition: ServiceDefinition\nalso?: text[]",
+    ),
+    // As in a worker's file, which docs/GATEWAY.md explains.
+    ("ServiceDefinition", "service: object\nroutes: object"),
+    ("ServiceAudit", "entries: ServiceAuditEntry[]\nnext: text?"),
+    (
+        "ServiceAuditEntry",
+        "generation: count\nat: time\nname: text\norigin: text\naction: text
+         definition: ServiceDefinition?\nactor: text\nreason: text\ndetail: text?
+         request_id: text?",
+    ),
 ];
 
 const CIRCUIT: &str = "id: uuid\napp: text?\nprotocol: protocol\nworker: uuid\napp_mode: mode

@@ -11,6 +11,7 @@ mod grants;
 mod log;
 mod openings;
 mod reports;
+mod services;
 mod sessions;
 mod sharing;
 mod sqlite_files;
@@ -277,4 +278,8 @@ on_every_store! {
     reports::circuits_of_endpoints_are_paged,
     endpoints::routes_come_change_and_go,
     endpoints::endpoints_and_circuits_end_together,
+    services::a_service_comes_back_as_it_was_put,
+    services::every_change_has_a_number_and_a_reason,
+    services::changers_at_once_get_different_numbers,
+    services::old_changes_are_forgotten,
 }

@@ -64,6 +64,10 @@ fn known() -> Result<Vec<Migration>> {
             include_str!("../../../migrations/postgres/V7__revocations.sql"),
         ),
         (
+            "V8__services",
+            include_str!("../../../migrations/postgres/V8__services.sql"),
+        ),
+        (
             "V9__tunnels",
             include_str!("../../../migrations/postgres/V9__tunnels.sql"),
         ),

@@ -21,6 +21,7 @@ mod pool;
 mod reports;
 mod revoke;
 mod rows;
+mod services;
 mod sessions;
 mod tokens;
 mod tunnels;

@@ -43,6 +43,10 @@ fn known() -> Result<Vec<Migration>> {
             include_str!("../../../migrations/sqlite/V7__revocations.sql"),
         ),
         (
+            "V8__services",
+            include_str!("../../../migrations/sqlite/V8__services.sql"),
+        ),
+        (
             "V9__tunnels",
             include_str!("../../../migrations/sqlite/V9__tunnels.sql"),
         ),

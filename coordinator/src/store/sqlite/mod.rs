@@ -16,6 +16,7 @@ mod moves;
 mod reports;
 mod revoke;
 mod rows;
+mod services;
 mod sessions;
 mod tokens;
 mod tunnels;

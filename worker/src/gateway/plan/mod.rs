@@ -98,9 +98,14 @@ impl Plan {
             }
             Err(ties) => {
                 for tie in ties {
-                    // What was found gives way to what was written.
-                    let found = wanted.found.contains(&tie.second);
-                    let name = if found { &tie.second } else { &tie.first };
+                    // What was found gives way to what was said, that to what was written.
+                    let who = |name| wanted.guests.routes.get(name);
+                    let first_gives_way = who(&tie.first) > who(&tie.second);
+                    let name = if first_gives_way {
+                        &tie.first
+                    } else {
+                        &tie.second
+                    };
                     flaws.push((format!("routes.{name}"), tie.to_string()));
                 }
             }
