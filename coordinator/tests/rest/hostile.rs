@@ -23,6 +23,7 @@ const ROUTES: &[(&str, &str)] = &[
     ("DELETE", "/api/circuit/_/bulk"),
     ("POST", "/api/worker/{id}/acknowledgements"),
     ("POST", "/api/worker/{id}/route-health"),
+    ("POST", "/api/worker/{id}/uses"),
     ("POST", "/api/v1/route"),
     ("POST", "/v2/endpoints/bulk"),
     ("DELETE", "/v2/endpoints/bulk"),
@@ -227,7 +228,7 @@ async fn right_bodies(desk: &Desk) -> Vec<(Method, String, Value)> {
 }
 
 async fn survives(desk: &Desk, method: &Method, path: &str, body: &Value) {
-    let path = path.replace("{id}", SESSION);
+    let path = path.replace("{id}", SESSION).replace("{name}", "shop");
     let request = trusted(method.clone(), &path, Some(body.clone()));
     let status = desk.send(request).await.status.as_u16();
     // A worker that does not answer in time is what this desk has: 503 is right.

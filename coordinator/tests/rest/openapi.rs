@@ -142,6 +142,7 @@ const CALLS: &str = "get /status
     get /health/summary
     get /api/audit ?limit=1
     post /api/worker/{id}/route-health
+    post /api/worker/{id}/uses
     post /api/worker/{id}/tunnels
     get /api/tunnels ?after=0&wait=1
     get /health/circuits/{circuit_id}
@@ -183,14 +184,10 @@ fn target(path: &str, worker: &str, circuit: &str) -> String {
 
 /// A body that a call succeeds with, if there is one: with this circuit, where it has to name one.
 pub(crate) fn sent(method: &str, path: &str, circuit: &str) -> Option<Value> {
+    if path.starts_with("/v2/endpoints/") {
+        return sent_of_endpoint(method, path);
+    }
     let id = ENDPOINT;
-    let of_endpoint = |more: Value| {
-        let mut item = json!({"deployment_id": id});
-        item.as_object_mut()
-            .unwrap()
-            .extend(more.as_object().unwrap().clone());
-        json!({"endpoints": [item]})
-    };
     Some(match (method, path) {
         ("put", "/routes/{id}") => json!({"kernel_host": "10.10.0.5", "kernel_port": 30730}),
         ("put", "/api/services/{name}") => json!({
@@ -202,52 +199,63 @@ pub(crate) fn sent(method: &str, path: &str, circuit: &str) -> Option<Value> {
             "user_id": SESSION, "envs": {"A": "b"}, "args": "--x", "open_to_public": true,
             "allowed_client_ips": "10.0.0.0/8", "port": 10_302, "worker": "w1",
             "project_id": id, "access_key": "AK", "domain_name": "default"}),
-        ("post", "/v2/proxy/auth") => {
-            let mut both = conf();
-            let asked = json!({"app": "vnc", "protocol": "tcp", "envs": {"A": "b"},
-                "args": "--x", "open_to_public": true, "allowed_client_ips": "10.0.0.0/8",
-                "redirect": "/lab", "no_reuse": true, "port": 10_302, "subdomain": "vnc"});
-            both.as_object_mut()
-                .unwrap()
-                .extend(asked.as_object().unwrap().clone());
-            both
-        }
+        ("post", "/v2/proxy/auth") => with(
+            conf(),
+            &json!({"app": "vnc", "protocol": "tcp", "envs": {"A": "b"}, "args": "--x",
+                "open_to_public": true, "allowed_client_ips": "10.0.0.0/8", "redirect": "/lab",
+                "no_reuse": true, "port": 10_302, "subdomain": "vnc"}),
+        ),
         ("post", "/api/worker/{id}/acknowledgements") => json!({"generation": 1}),
         ("delete", "/api/circuit/_/bulk") => json!({"circuit_ids": [circuit, SESSION]}),
-        ("post", "/v2/endpoints/{id}") => json!({"version": "v2", "service_name": "llm",
-            "tags": {"session": {"user_uuid": id, "project_id": id, "domain_name": "default"},
-                "endpoint": {"id": id, "runtime_variant": "vllm",
-                    "existing_url": "http://llm.app.local:10250/"}},
-            "open_to_public": false, "health_check": {"enable": true, "interval": 10.0,
-                "path": "/health", "max_retries": 10, "max_wait_time": 15.0,
-                "expected_status_code": 200, "initial_delay": 60.0}}),
+        ("post", "/api/circuit/{id}/revocations") => json!({"all": true}),
         ("post", "/api/v1/route") => json!({"session_id": SESSION, "app": "jupyter"}),
         ("post", "/api/worker/{id}/route-health") => {
             json!({"circuits": [{"circuit": circuit, "routes": 1, "down": [{
                 "session": id, "address": "10.10.0.5:30730", "since": "2026-11-20T15:36:50Z",
                 "error": "it refuses connections"}]}]})
         }
+        ("post", "/api/worker/{id}/uses") => json!({"complete": true, "circuits": [
+            {"circuit": circuit, "last": "2026-11-20T15:36:50Z", "requests": 2}]}),
         ("post", "/api/worker/{id}/tunnels") => json!({
             "relay": {"url": "http://10.0.0.1:8080", "key": "made-up"},
             "tunnels": [{"tunnel": "web", "agent": "laptop", "kind": "http"}],
         }),
         ("post", "/v2/conf") => conf(),
-        ("post", "/v2/endpoints/bulk") => of_endpoint(json!({
-            "service_name": "llm",
-            "tags": {"session": {"user_uuid": id, "project_id": id, "domain_name": "default"},
-                "endpoint": {"id": id, "runtime_variant": "vllm", "existing_url": null}},
-            "health_check": {"enable": true, "path": "/health"},
-        })),
+        _ => return None,
+    })
+}
+
+/// An object with more fields.
+fn with(mut object: Value, more: &Value) -> Value {
+    let more = more.as_object().unwrap().clone();
+    object.as_object_mut().unwrap().extend(more);
+    object
+}
+
+/// As [`sent`], for calls about endpoints.
+fn sent_of_endpoint(method: &str, path: &str) -> Option<Value> {
+    let id = ENDPOINT;
+    let of_endpoint = |more| json!({"endpoints": [with(json!({"deployment_id": id}), &more)]});
+    let opening = json!({
+        "service_name": "llm", "open_to_public": false,
+        "tags": {"session": {"user_uuid": id, "project_id": id, "domain_name": "default"},
+            "endpoint": {"id": id, "runtime_variant": "vllm", "existing_url": null}},
+        "health_check": {"enable": true, "interval": 10.0, "path": "/health", "max_retries": 10,
+            "max_wait_time": 15.0, "expected_status_code": 200, "initial_delay": 60.0},
+    });
+    Some(match (method, path) {
+        ("post", "/v2/endpoints/bulk") => of_endpoint(opening),
+        ("delete", "/v2/endpoints/bulk") => of_endpoint(json!({})),
         ("post", "/v2/endpoints/bulk/routes/unregister") => of_endpoint(json!({"route_ids": [id]})),
         ("post", "/v2/endpoints/bulk/routes" | "/v2/endpoints/bulk/routes/register") => {
             of_endpoint(json!({"routes": [{"session_id": id, "route_id": id,
                 "kernel_host": "10.0.0.1", "kernel_port": 8000}]}))
         }
+        ("post", "/v2/endpoints/{id}") => with(opening, &json!({"version": "v2"})),
         ("put", "/v2/endpoints/{id}/health-check") => json!({"health_check": null}),
         ("post", "/v2/endpoints/{id}/token") => {
             json!({"user_uuid": id, "exp": "2030-01-01T00:00:00Z"})
         }
-        ("delete", "/v2/endpoints/bulk") => of_endpoint(json!({})),
         _ => return None,
     })
 }
