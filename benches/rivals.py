@@ -49,7 +49,7 @@ def haproxy(given, port, origin):
     file.write_text(f"""
 global
     nbthread 1
-    maxconn 16384
+    maxconn 9900
 defaults
     mode http
     timeout connect 5s
