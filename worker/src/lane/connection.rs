@@ -130,7 +130,8 @@ impl Lane {
                 }
                 After::HandOver(reason) => {
                     self.conduct.metrics.handed_over(reason);
-                    match connection.hand_over().await {
+                    // Apart, so that what rests has no room for it.
+                    match Box::pin(connection.hand_over()).await {
                         Some(back) => connection = back,
                         None => return,
                     }
