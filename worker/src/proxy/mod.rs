@@ -196,6 +196,7 @@ impl ProxyHttp for Proxy {
         match self.peers.peer(&upstream, protocol).await {
             Ok(mut peer) => {
                 let visit = ctx.visit.as_deref();
+                let circuit = ctx.target.as_ref().and_then(Target::circuit);
                 let own = circuit.map(|_| self.conduct.patience(ctx).connect);
                 if let Some(time) = own.or_else(|| visit?.route.connect_timeout) {
                     peer.options.connection_timeout = Some(time);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
+use patchbay_common::circuit::Protocol;
 
 use super::{Flaw, LiveService};
 use crate::context::MAX_ATTEMPTS;
@@ -58,10 +59,11 @@ pub struct LiveRoute {
 
 impl LiveRoute {
     /// Whether a lean engine cannot carry it: its answers are changed on their way, or its service
-    /// is not reached at an address.
+    /// is not reached at an address, or not by HTTP/1.1.
     pub fn takes_the_other_engine(&self, head: &Head<'_>) -> bool {
         if let Action::Service(service) = &self.action
-            && service.upstreams.all().any(|one| one.tunnel().is_some())
+            && (service.protocol != Protocol::Http
+                || service.upstreams.all().any(|one| one.tunnel().is_some()))
         {
             return true;
         }
