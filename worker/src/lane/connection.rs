@@ -81,19 +81,7 @@ impl Lane {
         if wire == Some(Wire::Http2) {
             return self.hand_over_whole(client, &[], &stopping).await;
         }
-        let pool = self.pools.here();
-        let mut connection = Connection {
-            lane: Arc::clone(self),
-            memory: pool.shelf.take(),
-            pool,
-            tls: client.get_ssl_digest().is_some(),
-            client,
-            peer,
-            local,
-            timer: Box::pin(tokio::time::sleep(self.patience.head)),
-            requests: 0,
-            stopping,
-        };
+        let mut connection = self.open(client, (peer, local), stopping);
         let mut first = true;
         loop {
             let read = connection.read(first).await;
@@ -140,6 +128,27 @@ impl Lane {
             first = false;
         }
         connection.pool.shelf.put(connection.memory);
+    }
+
+    fn open<S: IO>(
+        self: &Arc<Self>,
+        client: S,
+        (peer, local): (SocketAddr, SocketAddr),
+        stopping: watch::Receiver<bool>,
+    ) -> Connection<S> {
+        let pool = self.pools.here();
+        Connection {
+            lane: Arc::clone(self),
+            memory: pool.shelf.take(),
+            pool,
+            tls: client.get_ssl_digest().is_some(),
+            client,
+            peer,
+            local,
+            timer: Box::pin(tokio::time::sleep(self.patience.head)),
+            requests: 0,
+            stopping,
+        }
     }
 }
 

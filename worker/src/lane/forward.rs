@@ -3,12 +3,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use pingora_core::protocols::IO;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::carry::Break;
 use super::connection::Connection;
 use super::exchange::Account;
 use super::flow::Broken;
@@ -51,71 +53,74 @@ impl<S: IO + 'static> Connection<S> {
                 Err(broken) => broken,
             };
             account.kept = false;
-            match broken.cause {
-                Broken::Client(word) => {
-                    account.client_gone = true;
-                    account.failure = Some(word);
-                    return Ok(());
-                }
-                Broken::Closed if ctx.pace.as_ref().is_some_and(|pace| pace.fired().is_some()) => {
-                    let late = self.lane.conduct.timed_out(ctx);
-                    let late = late.unwrap_or(Refusal::UpstreamTimeout);
-                    account.failure = Some("TimedOut");
-                    if account.status.is_none() {
-                        return Err(late);
-                    }
-                    ctx.refusal = Some(late);
-                    return Ok(());
-                }
-                Broken::Closed => {
-                    account.client_gone = true;
-                    account.failure = Some("ReadError");
-                    return Ok(());
-                }
-                Broken::TooLarge => {
-                    let refusal = Refusal::BodyTooLarge(ctx.body_limit);
-                    account.failure = Some("BodyTooLarge");
-                    if account.status.is_none() {
-                        return Err(refusal);
-                    }
-                    ctx.refusal = Some(refusal);
-                    return Ok(());
-                }
-                // The answer is thrown away, and another upstream asked.
-                Broken::Refused => continue,
-                Broken::Silent => {
-                    account.failure = Some("ReadTimedout");
-                    if account.status.is_none() {
-                        if !upstream.reused {
-                            self.lane.conduct.failed(ctx, Fault::FirstByteTimeout, true);
-                        }
-                        return Err(Refusal::UpstreamTimeout);
-                    }
-                    ctx.refusal = Some(Refusal::UpstreamTimeout);
-                    return Ok(());
-                }
-                // A pooled connection that the app had closed: nothing was lost but time.
-                Broken::Upstream(_) if broken.again && upstream.reused && !again => again = true,
-                Broken::Upstream(word) => {
-                    account.failure = Some(word);
-                    if account.status.is_none() {
-                        // An idle connection that ended says nothing about the upstream.
-                        let another =
-                            !upstream.reused && self.lane.conduct.failed(ctx, Fault::Broke, true);
-                        if another && broken.again {
-                            continue;
-                        }
-                        self.lane.conduct.broke(ctx);
-                        return Err(Refusal::UpstreamBroke);
-                    }
-                    self.lane.conduct.broke(ctx);
-                    // Too late for another answer: the connection is cut, so that nobody takes
-                    // the part that was sent for the whole.
-                    ctx.refusal = Some(Refusal::UpstreamBroke);
-                    return Ok(());
-                }
+            match self.settle(&broken, upstream.reused && !again, ctx, account) {
+                ControlFlow::Continue(resend) => again |= resend,
+                ControlFlow::Break(settled) => return settled,
             }
         }
+    }
+
+    /// What becomes of a request whose exchange broke: it is over, or it is tried again, over a
+    /// fresh connection if that is asked for. The connection had carried a request before if it
+    /// was `reused`.
+    fn settle(
+        &self,
+        broken: &Break,
+        reused: bool,
+        ctx: &mut Context,
+        account: &mut Account,
+    ) -> ControlFlow<Result<(), Refusal>, bool> {
+        let conduct = &self.lane.conduct;
+        let refusal = match broken.cause {
+            Broken::Client(word) => {
+                account.client_gone = true;
+                account.failure = Some(word);
+                return ControlFlow::Break(Ok(()));
+            }
+            Broken::Closed => match conduct.timed_out(ctx) {
+                Some(late) => {
+                    account.failure = Some("TimedOut");
+                    late
+                }
+                None => {
+                    account.client_gone = true;
+                    account.failure = Some("ReadError");
+                    return ControlFlow::Break(Ok(()));
+                }
+            },
+            Broken::TooLarge => {
+                account.failure = Some("BodyTooLarge");
+                Refusal::BodyTooLarge(ctx.body_limit)
+            }
+            // The answer is thrown away, and another upstream asked.
+            Broken::Refused => return ControlFlow::Continue(false),
+            Broken::Silent => {
+                account.failure = Some("ReadTimedout");
+                if account.status.is_none() && !reused {
+                    conduct.failed(ctx, Fault::FirstByteTimeout, true);
+                }
+                Refusal::UpstreamTimeout
+            }
+            // A pooled connection that the app had closed: nothing was lost but time.
+            Broken::Upstream(_) if broken.again && reused => return ControlFlow::Continue(true),
+            Broken::Upstream(word) => {
+                account.failure = Some(word);
+                // An idle connection that ended says nothing about the upstream.
+                let fresh = account.status.is_none() && !reused;
+                if fresh && conduct.failed(ctx, Fault::Broke, true) && broken.again {
+                    return ControlFlow::Continue(false);
+                }
+                conduct.broke(ctx);
+                Refusal::UpstreamBroke
+            }
+        };
+        if account.status.is_none() {
+            return ControlFlow::Break(Err(refusal));
+        }
+        // Too late for another answer: the connection is cut, so that nobody takes the part that
+        // was sent for the whole.
+        ctx.refusal = Some(refusal);
+        ControlFlow::Break(Ok(()))
     }
 
     /// A connection to an upstream that takes the request; a fresh one if `fresh` is asked for.
