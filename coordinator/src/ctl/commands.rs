@@ -1,5 +1,6 @@
 //! What each command asks the coordinator, and how the answers are put together.
 
+use patchbay_common::id::CircuitId;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
@@ -35,15 +36,7 @@ pub(super) async fn answer(client: &Client, action: &Action) -> Result<Answer, C
             let text = show::circuit(&json);
             Ok(Answer { json, text })
         }
-        Action::Close { ids } => {
-            let mut text = String::new();
-            for id in ids {
-                client.delete(&format!("/api/circuit/{id}")).await?;
-                text.push_str(&format!("closed {id}\n"));
-            }
-            let json = json!({ "closed": ids });
-            Ok(Answer { json, text })
-        }
+        Action::Close { ids } => close(client, ids).await,
         Action::Revoke { circuit, name, all } => {
             let query = query([
                 ("jti", name.clone()),
@@ -88,6 +81,16 @@ pub(super) async fn answer(client: &Client, action: &Action) -> Result<Answer, C
             text: String::new(),
         }),
     }
+}
+
+async fn close(client: &Client, ids: &[CircuitId]) -> Result<Answer, CallError> {
+    let mut text = String::new();
+    for id in ids {
+        client.delete(&format!("/api/circuit/{id}")).await?;
+        text.push_str(&format!("closed {id}\n"));
+    }
+    let json = json!({ "closed": ids });
+    Ok(Answer { json, text })
 }
 
 /// The list under a key of an answer.
