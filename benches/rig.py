@@ -17,25 +17,9 @@ import subprocess
 import sys
 import time
 
+import loads
 import rivals
-
-LOADS = {
-    "keepalive-1k": ("1 KB, keep-alive, 64 connections", "/1k", 64, []),
-    "close-1k": ("1 KB, a connection per request, 64 at once", "/1k", 64, ["Connection: close"]),
-    "keepalive-1m": ("1 MB, keep-alive, 16 connections", "/1m", 16, []),
-}
-
-# Runs once in wrk when a measurement is over; a script without hooks for requests costs nothing.
-REPORT = """
-done = function(summary, latency, requests)
-  local e = summary.errors
-  io.write(string.format(
-    '\\nREPORT {"requests": %d, "seconds": %f, "p50": %f, "p99": %f, "errors": %d}\\n',
-    summary.requests, summary.duration / 1e6,
-    latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
-    e.connect + e.read + e.write + e.status + e.timeout))
-end
-"""
+import soak
 
 Target = collections.namedtuple("Target", "name pid url headers")
 FIELDS = ["load", "round", "proxy", "requests", "seconds", "requests_per_second", "cpu_seconds",
@@ -47,7 +31,9 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--only", default="")
-    parser.add_argument("--loads", default=",".join(LOADS))
+    parser.add_argument("--loads", default=",".join(loads.LOADS))
+    parser.add_argument("--load-cpus", default="1")
+    parser.add_argument("--soak", type=int, default=0)
     parser.add_argument("--programs", type=pathlib.Path, required=True)
     parser.add_argument("--venv", type=pathlib.Path, required=True)
     parser.add_argument("--folder", type=pathlib.Path, required=True)
@@ -55,9 +41,9 @@ def arguments():
     parser.add_argument("--origin-port", type=int, required=True)
     parser.add_argument("--running", type=json.loads, action="append", default=[])
     given = parser.parse_args()
-    unknown = [load for load in given.loads.split(",") if load not in LOADS and load != "tcp"]
+    unknown = [load for load in given.loads.split(",") if load not in loads.LOADS]
     if unknown:
-        parser.error(f"unknown load {unknown[0]}: there are {', '.join(LOADS)}, tcp")
+        parser.error(f"unknown load {unknown[0]}: there are {', '.join(loads.LOADS)}")
     return given
 
 
@@ -117,7 +103,7 @@ def wait_for_port(port, process, log):
 def start(command, port, log, cpu, environment=None):
     with open(log, "ab") as out:
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", str(cpu), *map(str, command)],
+            ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", cpu, *map(str, command)],
             stdin=subprocess.DEVNULL, stdout=out, stderr=out,
             env={**os.environ, **(environment or {})})
     wait_for_port(port, process, log)
@@ -133,42 +119,49 @@ def end(process):
         process.wait()
 
 
-def load(target, path, connections, headers, seconds, folder):
-    command = ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{seconds}s",
-               "-s", str(folder / "report.lua")]
-    for header in [*headers, *target.headers]:
-        command += ["-H", header]
+def ask(load, target, seconds, given):
     before = cpu_seconds(target.pid)
-    output = subprocess.run([*command, target.url + path], capture_output=True, text=True,
-                            check=True).stdout
-    used = cpu_seconds(target.pid) - before
-    report = json.loads(output.rpartition("REPORT ")[2])
-    return {**report, "cpu": used}
+    report = loads.run(load, target, seconds, given)
+    return {**report, "cpu": cpu_seconds(target.pid) - before}
 
 
 def measure(given, targets, writer):
-    """All rows, and whether any request failed."""
-    rows = collections.defaultdict(list)
+    """Prints a table for each load; whether any request failed."""
+    failed = False
     for name in given.loads.split(","):
-        title, path, connections, headers = LOADS[name]
+        load = loads.LOADS[name]
+        if load.program == "idle":
+            memory(load, targets)
+            continue
+        rows = collections.defaultdict(list)
         for target in targets:
-            load(target, path, connections, headers, 1, given.folder)
+            ask(load, target, 1, given)
         for number in range(given.rounds):
             # Each round begins with another proxy, so that none always follows the same one.
             turn = number % len(targets)
             for target in targets[turn:] + targets[:turn]:
-                got = load(target, path, connections, headers, given.seconds, given.folder)
+                got = ask(load, target, given.seconds, given)
                 row = dict(zip(FIELDS, [
                     name, number + 1, target.name, got["requests"], round(got["seconds"], 3),
                     round(got["requests"] / got["seconds"], 1), round(got["cpu"], 2),
                     round(got["cpu"] / max(got["requests"], 1) * 1e5, 3),
                     round(got["p50"], 3), round(got["p99"], 3), got["errors"]]))
                 writer.writerow(row)
-                rows[name, target.name].append(row)
-            progress(f"  {title}: round {number + 1} of {given.rounds}")
+                rows[target.name].append(row)
+            progress(f"  {load.title}: round {number + 1} of {given.rounds}")
         progress("")
-        table(title, [rows[name, target.name] for target in targets])
-    return any(row["errors"] for some in rows.values() for row in some)
+        table(load.title, [rows[target.name] for target in targets])
+        failed |= any(row["errors"] for some in rows.values() for row in some)
+    return failed
+
+
+def memory(load, targets):
+    print(f"\n{load.title}\n  {'':<17}{'MB before':>15}{'MB behind':>15}{'KiB each':>12}")
+    for target in targets:
+        before, behind = loads.idle(load, target, processes_of(target.pid))
+        each = (behind - before) / 1024 / load.connections
+        print(f"  {target.name:<17}{before / 1e6:>15.1f}{behind / 1e6:>15.1f}{each:>12.1f}",
+              flush=True)
 
 
 def progress(text):
@@ -183,13 +176,14 @@ def median(rows, field):
 def table(title, measured):
     cost = {rows[0]["proxy"]: median(rows, "cpu_seconds_per_100k") for rows in measured}
     print(f"\n{title}")
-    print(f"  {'':<17}{'CPU s per 100k':>15}{'spread':>15}{'x nginx':>9}{'x bare':>8}"
-          f"{'requests/s':>12}{'p50 ms':>9}{'p99 ms':>9}{'errors':>8}")
+    print(f"  {'':<17}{'CPU s per 100k':>15}{'spread':>15}{'x nginx':>9}{'x HAProxy':>11}{'x Envoy':>9}"
+          f"{'x bare':>8}{'requests/s':>12}{'p50 ms':>9}{'p99 ms':>9}{'errors':>8}")
     for rows in sorted(measured, key=lambda rows: median(rows, "cpu_seconds_per_100k")):
         name = rows[0]["proxy"]
         all_costs = [row["cpu_seconds_per_100k"] for row in rows]
         spread = f"{min(all_costs):.2f}-{max(all_costs):.2f}"
         print(f"  {name:<17}{cost[name]:>15.2f}{spread:>15}{ratio(cost, name, 'nginx'):>9}"
+              f"{ratio(cost, name, 'haproxy'):>11}{ratio(cost, name, 'envoy'):>9}"
               f"{ratio(cost, name, 'bare-pingora'):>8}"
               f"{median(rows, 'requests_per_second'):>12,.0f}{median(rows, 'p50_ms'):>9.2f}"
               f"{median(rows, 'p99_ms'):>9.2f}{sum(row['errors'] for row in rows):>8}")
@@ -203,12 +197,11 @@ def ratio(cost, name, base):
 def main():
     given = arguments()
     given.folder.mkdir(parents=True, exist_ok=True)
-    (given.folder / "report.lua").write_text(REPORT)
     started = []
     try:
         origin = given.origin_port
         started.append(start([given.programs / "bench-backend", "--listen", f"127.0.0.1:{origin}"],
-                             origin, given.folder / "origin.log", 1))
+                             origin, given.folder / "origin.log", given.load_cpus))
         targets = [Target(one["name"], one["pid"], one["url"].rstrip("/"), one["headers"])
                    for one in given.running]
         for name, recipe in rivals.RECIPES.items():
@@ -216,7 +209,7 @@ def main():
                 continue
             port = free_port()
             command, environment = recipe(given, port, origin)
-            process = start(command, port, given.folder / f"{name}.log", 0, environment)
+            process = start(command, port, given.folder / f"{name}.log", "0", environment)
             started.append(process)
             targets.append(Target(name, process.pid, f"http://127.0.0.1:{port}", []))
         if not targets:
@@ -225,14 +218,17 @@ def main():
         with open(given.csv, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, FIELDS)
             writer.writeheader()
-            failed = measure(given, targets, writer)
+            if given.soak:
+                failed = not soak.endures(given, targets[0], processes_of)
+            else:
+                failed = measure(given, targets, writer)
     finally:
         for process in reversed(started):
             process.terminate()
         for process in started:
             end(process)
     if failed:
-        sys.exit("some requests failed: the figures above are not comparable")
+        sys.exit("something failed: the figures above do not count")
 
 
 if __name__ == "__main__":

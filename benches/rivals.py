@@ -14,7 +14,7 @@ daemon off;
 worker_processes 1;
 pid {folder}/pid;
 error_log stderr error;
-events {{ worker_connections 8192; multi_accept on; }}
+events {{ worker_connections 16384; multi_accept on; }}
 http {{
     access_log off;
     tcp_nodelay on;
@@ -49,7 +49,7 @@ def haproxy(given, port, origin):
     file.write_text(f"""
 global
     nbthread 1
-    maxconn 8192
+    maxconn 9900
 defaults
     mode http
     timeout connect 5s

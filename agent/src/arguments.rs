@@ -11,9 +11,9 @@ pub struct Arguments {
     #[command(flatten)]
     pub common: CommonArgs,
 
-    /// Base URL of the gateway
-    #[arg(long, value_name = "URL")]
-    pub gateway: Option<String>,
+    /// Base URL of the gateway. May be repeated: a session is held with each
+    #[arg(long = "gateway", value_name = "URL")]
+    pub gateways: Vec<String>,
 
     /// Registration token; better given as PATCHBAY_AGENT_TOKEN, where no process list shows it
     #[arg(long, value_name = "TOKEN")]

@@ -28,8 +28,8 @@ const GRACE: Duration = Duration::from_secs(30);
 /// Everything the agent runs by.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Base URL of the gateway.
-    pub gateway: String,
+    /// Base URLs of the gateways.
+    pub gateways: Vec<String>,
     /// Registration token.
     pub token: Secret,
     /// Name of this agent.
@@ -52,7 +52,7 @@ pub struct Config {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Section {
-    gateway: Option<String>,
+    gateway: Option<Gateways>,
     token: Option<Secret>,
     id: Option<String>,
     tunnels: Vec<String>,
@@ -61,6 +61,23 @@ struct Section {
     metrics: Option<SocketAddr>,
     transport: Option<String>,
     grace_period: Option<Seconds>,
+}
+
+/// One gateway, or several.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "a URL, or a list of URLs")]
+enum Gateways {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl From<Gateways> for Vec<String> {
+    fn from(gateways: Gateways) -> Self {
+        match gateways {
+            Gateways::One(url) => vec![url],
+            Gateways::Several(urls) => urls,
+        }
+    }
 }
 
 impl Config {
@@ -86,7 +103,7 @@ impl Config {
             .map(Secret::new)
             .or(section.token);
         let config = Self {
-            gateway: gateway(l, arguments.gateway.clone().or(section.gateway)),
+            gateways: gateways(l, &arguments.gateways, section.gateway),
             token: l.require("agent", "token", token),
             id: id(l, arguments.id.clone().or(section.id))?,
             tunnels: tunnels(l, section.tunnels.iter().chain(&arguments.tunnels)),
@@ -147,13 +164,29 @@ fn transport(loader: &mut Loader, given: Option<String>) -> Option<Transport> {
     }
 }
 
-fn gateway(loader: &mut Loader, given: Option<String>) -> String {
-    let url: String = loader.require("agent", "gateway", given);
-    if !url.is_empty() && !url.starts_with("http://") && !url.starts_with("https://") {
-        let problem = format!("`{url}` is not a URL: write https://host:8080");
-        loader.mistake(Mistake::new("agent.gateway", problem));
+fn gateways(loader: &mut Loader, flags: &[String], file: Option<Gateways>) -> Vec<String> {
+    let given = match flags {
+        [] => file.map(Vec::from),
+        flags => Some(flags.to_vec()),
+    };
+    if given.as_ref().is_some_and(Vec::is_empty) {
+        loader.mistake(Mistake::new("agent.gateway", "is empty: name a gateway"));
     }
-    url.trim_end_matches('/').to_owned()
+    let urls: Vec<String> = loader.require("agent", "gateway", given);
+    let mut gateways = Vec::new();
+    for url in urls {
+        let url = url.trim_end_matches('/').to_owned();
+        if !url.starts_with("http://") && !url.starts_with("https://") {
+            let problem = format!("`{url}` is not a URL: write https://host:8080");
+            loader.mistake(Mistake::new("agent.gateway", problem));
+        } else if gateways.contains(&url) {
+            let problem = format!("`{url}` is given twice");
+            loader.mistake(Mistake::new("agent.gateway", problem));
+        } else {
+            gateways.push(url);
+        }
+    }
+    gateways
 }
 
 fn tunnels<'a>(loader: &mut Loader, texts: impl Iterator<Item = &'a String>) -> Vec<Tunnel> {

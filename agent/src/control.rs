@@ -58,11 +58,11 @@ impl From<reqwest::Error> for CallError {
 }
 
 impl Control {
-    /// For this gateway.
+    /// For the gateway at this URL.
     ///
     /// # Errors
     /// If a certificate is not one.
-    pub fn new(config: &Config) -> Result<Self, reqwest::Error> {
+    pub fn new(config: &Config, gateway: &str) -> Result<Self, reqwest::Error> {
         // HTTP/1: only there can a connection be upgraded. Proxies are taken from the environment.
         let mut builder = Client::builder()
             .http1_only()
@@ -76,9 +76,14 @@ impl Control {
         }
         Ok(Self {
             client: builder.build()?,
-            gateway: config.gateway.clone(),
+            gateway: gateway.to_owned(),
             token: config.token.clone(),
         })
+    }
+
+    /// Its URL.
+    pub fn gateway(&self) -> &str {
+        &self.gateway
     }
 
     fn url(&self, path: &str) -> String {

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
@@ -17,8 +17,8 @@ use tokio::net::TcpListener;
 /// Counts since the start.
 #[derive(Debug, Default)]
 pub struct Gauge {
-    /// Whether the gateway can reach us.
-    pub connected: AtomicBool,
+    /// Gateways that can reach us.
+    pub connected: AtomicU64,
     /// Registrations.
     pub registrations: AtomicU64,
     /// Connections to local services.
@@ -38,7 +38,7 @@ pub struct Gauge {
 impl Gauge {
     /// In Prometheus' text form.
     pub fn text(&self) -> String {
-        let connected = u64::from(self.connected.load(Ordering::Relaxed));
+        let connected = load(&self.connected);
         let all = [
             ("connected", "gauge", connected),
             ("registrations_total", "counter", load(&self.registrations)),
@@ -95,7 +95,7 @@ pub async fn serve(listener: TcpListener, gauge: Arc<Gauge>) {
 }
 
 fn answer(request: &Request<Incoming>, gauge: &Gauge) -> Response<Full<Bytes>> {
-    let connected = gauge.connected.load(Ordering::Relaxed);
+    let connected = load(&gauge.connected) > 0;
     let (status, text) = match request.uri().path() {
         "/metrics" => (StatusCode::OK, gauge.text()),
         "/health" if connected => (StatusCode::OK, "connected\n".into()),

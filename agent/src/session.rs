@@ -1,7 +1,7 @@
 //! Registered and connected, or on the way back to it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use patchbay_common::lifecycle::{Drain, Notify};
@@ -24,7 +24,7 @@ const SHORTEST: Duration = Duration::from_secs(2);
 /// Such connections in a row before long polling is turned to.
 const SHORT_ONES: u32 = 3;
 
-/// Keeps an agent in touch with its gateway.
+/// Keeps an agent in touch with one of its gateways.
 pub struct Keeper {
     /// What the operator decided.
     pub config: Config,
@@ -40,6 +40,8 @@ pub struct Keeper {
     pub drain: Drain,
     /// The session there is.
     pub session: watch::Sender<Option<Registered>>,
+    /// The gateway can reach us.
+    pub up: AtomicBool,
 }
 
 impl Keeper {
@@ -56,13 +58,13 @@ impl Keeper {
                     self.session.send_replace(Some(session.clone()));
                     self.serve(&session).await;
                     self.session.send_replace(None);
-                    self.gauge.connected.store(false, Ordering::Relaxed);
+                    self.connected(false);
                 }
                 Err(error) => {
                     // The same sentence at every try would hide everything else.
                     let text = error.to_string();
                     if said != text {
-                        log::warn!("not connected: {text}");
+                        log::warn!("not connected to {}: {text}", self.control.gateway());
                         said = text;
                     }
                     let wait = match error {
@@ -89,7 +91,7 @@ impl Keeper {
             } else {
                 self.by_poll(session, may_mux).await
             };
-            self.gauge.connected.store(false, Ordering::Relaxed);
+            self.connected(false);
             let lasted = began.elapsed();
             if lasted > SHORTEST {
                 backoff.reset();
@@ -115,14 +117,23 @@ impl Keeper {
         }
     }
 
+    fn connected(&self, up: bool) {
+        let count = &self.gauge.connected;
+        match (self.up.swap(up, Ordering::Relaxed), up) {
+            (false, true) => count.fetch_add(1, Ordering::Relaxed),
+            (true, false) => count.fetch_sub(1, Ordering::Relaxed),
+            _ => return,
+        };
+    }
+
     fn ready(&self, session: &Registered, transport: &str) {
-        self.gauge.connected.store(true, Ordering::Relaxed);
+        self.connected(true);
         let all = session
             .tunnels
             .iter()
             .map(|tunnel| match tunnel.path.as_str() {
                 "" => tunnel.id.to_string(),
-                path => format!("{}{path}", self.config.gateway),
+                path => format!("{}{path}", self.control.gateway()),
             });
         let all: Vec<String> = all.collect();
         let text = format!("connected by {transport}: {}", all.join(" "));

@@ -1,6 +1,7 @@
 //! Puts the rooms together.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -26,7 +27,9 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// # Errors
 /// What is wrong.
 pub fn check(config: &Config) -> anyhow::Result<()> {
-    Control::new(config)?;
+    for gateway in &config.gateways {
+        Control::new(config, gateway)?;
+    }
     tls(config)?;
     Ok(())
 }
@@ -59,14 +62,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         log::warn!("the limit on open files cannot be raised: {error}");
     }
     let (drain, gauge) = (Drain::new(), Arc::new(Gauge::default()));
-    let control = Control::new(&config).context("the gateway's certificates")?;
-    let poller = Poller::new(
-        control.clone(),
-        config.tunnels.clone(),
-        config.target_ca.as_deref(),
-        Arc::clone(&gauge),
-        drain.clone(),
-    )?;
     let carrier = Carrier::new(
         config.tunnels.clone(),
         tls(&config)?,
@@ -78,44 +73,74 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let listener = listener.with_context(|| format!("agent.metrics: {address}"))?;
         tokio::spawn(gauge::serve(listener, Arc::clone(&gauge)));
     }
-    let (session, current) = watch::channel(None);
-    let grace = config.grace;
-    let keeper = Keeper {
-        config,
-        control: control.clone(),
-        carrier,
-        poller,
-        gauge,
-        drain: drain.clone(),
-        session,
-    };
-    tokio::spawn(async move { keeper.run().await });
+    let mut sessions = Vec::new();
+    for gateway in &config.gateways {
+        let (session, current) = watch::channel(None);
+        let control = Control::new(&config, gateway).context("the gateway's certificates")?;
+        let poller = Poller::new(
+            control.clone(),
+            config.tunnels.clone(),
+            config.target_ca.as_deref(),
+            Arc::clone(&gauge),
+            drain.clone(),
+        )?;
+        let keeper = Keeper {
+            config: config.clone(),
+            control: control.clone(),
+            carrier: Arc::clone(&carrier),
+            poller,
+            gauge: Arc::clone(&gauge),
+            drain: drain.clone(),
+            session,
+            up: AtomicBool::new(false),
+        };
+        tokio::spawn(async move { keeper.run().await });
+        sessions.push(Session { control, current });
+    }
     tokio::spawn(Notify.feed_watchdog());
     // Holds up the drain until the gateway sends no more.
     let holding = drain.enter();
-    let telling = (drain.clone(), control.clone(), current.clone());
+    let (stopping, telling) = (drain.clone(), sessions.clone());
     tokio::spawn(async move {
         let _holding = holding;
-        let (drain, control, current) = telling;
-        drain.stopping().await;
+        stopping.stopping().await;
         Notify.stopping();
-        goodbye(&current, async |session| control.drain(session).await).await;
+        goodbye(&telling, async |control: &Control, session: &str| {
+            control.drain(session).await
+        })
+        .await;
     });
-    let outcome = drain.run_until_signalled(grace).await?;
+    let outcome = drain.run_until_signalled(config.grace).await?;
     if let Outcome::GraceOver(left) | Outcome::Forced(left) = outcome {
         log::warn!("{left} streams are cut off");
     }
-    goodbye(&current, async |session| control.leave(session).await).await;
+    goodbye(&sessions, async |control: &Control, session: &str| {
+        control.leave(session).await
+    })
+    .await;
     Ok(())
 }
 
-async fn goodbye<E>(
-    current: &watch::Receiver<Option<Registered>>,
-    tell: impl AsyncFnOnce(&str) -> Result<(), E>,
-) {
-    let session = current.borrow().as_ref().map(|one| one.session_id.clone());
-    if let Some(session) = session {
-        // A gateway that is away finds out by itself.
-        let _ = timeout(GOODBYE, tell(&session)).await;
-    }
+/// The session with one gateway, as it stands.
+#[derive(Clone)]
+struct Session {
+    control: Control,
+    current: watch::Receiver<Option<Registered>>,
+}
+
+/// Tells all gateways at once.
+async fn goodbye<E>(sessions: &[Session], tell: impl AsyncFn(&Control, &str) -> Result<(), E>) {
+    let tell = &tell;
+    let told = sessions.iter().map(|one| async move {
+        let session = one
+            .current
+            .borrow()
+            .as_ref()
+            .map(|one| one.session_id.clone());
+        if let Some(session) = session {
+            // A gateway that is away finds out by itself.
+            let _ = timeout(GOODBYE, tell(&one.control, &session)).await;
+        }
+    });
+    futures_util::future::join_all(told).await;
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::grant::Revocations;
 use crate::health_check::HealthCheck;
 use crate::id::{CircuitId, EndpointId, SessionId, UserId, WorkerId};
 use crate::route::Route;
@@ -221,6 +222,9 @@ pub struct Circuit {
     /// How its routes are probed, on circuits of endpoints whose owner wished it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
+    /// Grants to it that count no more.
+    #[serde(default, skip_serializing_if = "Revocations::is_empty")]
+    pub revocations: Revocations,
 }
 
 impl Circuit {

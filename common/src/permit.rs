@@ -14,6 +14,7 @@ use sha2::{Sha224, Sha256, Sha384, Sha512};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
+use crate::grant;
 use crate::id::{CircuitId, UserId};
 
 /// Name of the legacy cookie, and the stem of ours.
@@ -92,24 +93,36 @@ impl PermitKey {
         equal(value.as_bytes(), self.legacy(user).as_bytes())
     }
 
-    /// A permit for one circuit, good until `expires` (Unix seconds).
+    /// A permit for one circuit, good until `expires` (Unix seconds), of a grant of its own.
     pub fn issue(&self, circuit: CircuitId, user: Option<UserId>, expires: u64) -> String {
-        let jti = Uuid::new_v4().simple().to_string();
-        let mac = self.mac(message(circuit, user, &jti, expires).as_bytes());
+        let name = grant::new_name().to_string();
+        self.issue_as(circuit, user, &name, expires)
+    }
+
+    /// The same, with the name of the grant it comes of.
+    pub fn issue_as(
+        &self,
+        circuit: CircuitId,
+        user: Option<UserId>,
+        jti: &str,
+        expires: u64,
+    ) -> String {
+        let mac = self.mac(message(circuit, user, jti, expires).as_bytes());
         format!("v1.{jti}.{expires}.{}", URL_SAFE_NO_PAD.encode(mac))
     }
 
-    /// Whether `value` is a permit for this circuit and user that holds at `now` (Unix seconds).
+    /// What `value` says, if it is a permit for this circuit and user that holds at `now` (Unix
+    /// seconds).
     ///
     /// # Errors
     /// Why it is refused.
-    pub fn verify(
+    pub fn verify<'v>(
         &self,
-        value: &str,
+        value: &'v str,
         circuit: CircuitId,
         user: Option<UserId>,
         now: u64,
-    ) -> Result<(), PermitError> {
+    ) -> Result<Permit<'v>, PermitError> {
         let mut parts = value.split('.');
         let (Some("v1"), Some(jti), Some(expires), Some(mac), None) = (
             parts.next(),
@@ -129,7 +142,19 @@ impl PermitKey {
         if expires <= now {
             return Err(PermitError::Expired);
         }
-        Ok(())
+        Ok(Permit {
+            grant: jti,
+            expires,
+        })
+    }
+
+    /// What a permit says, whether or not it is one of ours.
+    pub fn said(value: &str) -> Option<Permit<'_>> {
+        let mut parts = value.split('.').skip(1);
+        Some(Permit {
+            grant: parts.next()?,
+            expires: parts.next()?.parse().ok()?,
+        })
     }
 
     /// A ticket to be exchanged for a permit on the app's own host.
@@ -189,11 +214,22 @@ impl fmt::Debug for PermitKey {
     }
 }
 
+/// What a permit says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permit<'v> {
+    /// Name of the grant it comes of.
+    pub grant: &'v str,
+    /// Unix seconds from which it is void.
+    pub expires: u64,
+}
+
 /// What a ticket says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ticket {
     /// The circuit to hand a permit out for.
     pub circuit: CircuitId,
+    /// Name of the grant it comes of, which the permit keeps.
+    pub grant: String,
     /// Makes the ticket one of a kind, so that it can be used once.
     pub jti: Uuid,
     /// Unix seconds after which it is void.
@@ -237,13 +273,20 @@ mod tests {
     #[test]
     fn a_permit_is_good_for_its_circuit_user_and_time_only() {
         let (circuit, user) = (CircuitId::random(), Some(UserId::random()));
-        let permit = key().issue(circuit, user, 100);
-        assert_eq!(key().verify(&permit, circuit, user, 99), Ok(()));
+        let permit = key().issue_as(circuit, user, "jti-1", 100);
+        let said = Permit {
+            grant: "jti-1",
+            expires: 100,
+        };
+        assert_eq!(key().verify(&permit, circuit, user, 99), Ok(said));
+        assert_eq!(PermitKey::said(&permit), Some(said));
+        let renamed = permit.replacen("jti-1", "jti-2", 1);
+        let foreign = Err(PermitError::Foreign);
+        assert_eq!(key().verify(&renamed, circuit, user, 1), foreign);
         assert_eq!(
             key().verify(&permit, circuit, user, 100),
             Err(PermitError::Expired)
         );
-        let foreign = Err(PermitError::Foreign);
         assert_eq!(key().verify(&permit, CircuitId::random(), user, 1), foreign);
         assert_eq!(key().verify(&permit, circuit, None, 1), foreign);
         let later = permit.replacen(".100.", ".900.", 1);
@@ -259,6 +302,7 @@ mod tests {
     fn a_ticket_cannot_be_altered_or_kept() {
         let ticket = Ticket {
             circuit: CircuitId::random(),
+            grant: "jti-1".into(),
             jti: Uuid::new_v4(),
             expires: 50,
             redirect: "/lab".into(),

@@ -28,6 +28,9 @@ pub struct SetupClaims {
     pub redirect: Option<String>,
     /// The circuit to set up.
     pub circuit: CircuitId,
+    /// Name of the grant, kept by what comes of it (`grant`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jti: Option<String>,
 }
 
 /// What a verifier needs of an endpoint token.
@@ -36,6 +39,12 @@ pub struct EndpointClaims {
     /// The circuit it is good for; compared as text.
     #[serde(default)]
     pub id: Option<String>,
+    /// Name of the grant.
+    #[serde(default)]
+    pub jti: Option<String>,
+    /// When it was issued, in Unix seconds.
+    #[serde(default)]
+    pub iat: Option<f64>,
 }
 
 /// Why a token was refused. The texts are the ones clients of the incumbent see.

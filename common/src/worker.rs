@@ -226,4 +226,7 @@ pub struct WorkerView {
     /// Absent in the Python coordinator's answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
+    /// Generation of the gateway's services; only in the answer to a heartbeat of a worker of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services_generation: Option<u64>,
 }

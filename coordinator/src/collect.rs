@@ -3,10 +3,11 @@
 //! People close windows, not circuits; what they leave behind would hold a port of its worker for
 //! ever. Every ten seconds the interactive circuits that are carried as HTTP or TCP and were used
 //! too long ago are closed, as a person would close them. When a circuit was used is known from
-//! the marks that workers leave in Redis; this room refuses to guess: without Redis, or without
-//! its answer, nothing is collected. Of coordinators that share a database one collects; should two do
+//! the marks that workers leave in Redis or, where there is none, tell the coordinator; this room
+//! refuses to guess: without an answer nothing is collected. Of coordinators that share a database one collects; should two do
 //! so at the same time, a circuit is closed, and told of, only once. `wiring` runs it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::circuits::{CloseError, Closer};
 use crate::lease::Lease;
 use crate::publish::PublishError;
 use crate::publish::redis::Redis;
+use crate::registry::seconds;
 use crate::store::{Actor, Cause, LongOpen, Reason, Store, StoreError};
 
 #[cfg(test)]
@@ -30,22 +32,91 @@ const FIRST: Duration = Duration::from_secs(5);
 const PERIOD: Duration = Duration::from_secs(10);
 /// Circuits whose marks are asked for at once.
 const PAGE: usize = 500;
+/// A worker that has not told for so long is not relied upon: it tells every five seconds, even that
+/// there was nothing.
+const TOLD_WITHIN: TimeDelta = TimeDelta::seconds(15);
+
+/// When a circuit was last used, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LastUse {
+    /// Not since it was opened.
+    Never,
+    /// At this moment, in seconds since 1970.
+    At(f64),
+    /// Nobody can tell: it counts as used.
+    Unknown,
+}
 
 /// Knows when circuits were last used.
 #[async_trait]
 pub trait LastUses: Send + Sync + 'static {
-    /// The marks of these circuits in their order: seconds since 1970 as text; `None` for a
-    /// circuit without one.
+    /// When these circuits were last used, in their order.
     ///
     /// # Errors
-    /// If they cannot be read now.
-    async fn last_uses(&self, circuits: &[CircuitId]) -> Result<Vec<Option<String>>, PublishError>;
+    /// If that cannot be read now.
+    async fn last_uses(&self, circuits: &[LongOpen]) -> Result<Vec<LastUse>, Unreadable>;
+}
+
+/// Why it is not known when circuits were used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// Redis does not answer.
+    #[error(transparent)]
+    Redis(#[from] PublishError),
+    /// The store does not.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 #[async_trait]
 impl LastUses for Redis {
-    async fn last_uses(&self, circuits: &[CircuitId]) -> Result<Vec<Option<String>>, PublishError> {
-        Redis::last_uses(self, circuits).await
+    async fn last_uses(&self, circuits: &[LongOpen]) -> Result<Vec<LastUse>, Unreadable> {
+        let ids: Vec<CircuitId> = circuits.iter().map(|circuit| circuit.id).collect();
+        let marks = Redis::last_uses(self, &ids).await?;
+        Ok(marks.iter().map(|mark| read(mark.as_deref())).collect())
+    }
+}
+
+/// A mark as workers write it; one that says nothing speaks for the circuit.
+fn read(mark: Option<&str>) -> LastUse {
+    let Some(text) = mark else {
+        return LastUse::Never;
+    };
+    let seconds: Option<f64> = text.trim().parse().ok();
+    let seconds = seconds.filter(|seconds| seconds.is_finite());
+    seconds.map_or(LastUse::Unknown, LastUse::At)
+}
+
+/// What workers without Redis have told the coordinator. Of the circuits of a worker whose nodes
+/// have not all told lately nobody can say whether they are used.
+pub struct ToldUses {
+    store: Arc<dyn Store>,
+}
+
+impl ToldUses {
+    /// What this store has been told.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store }
+    }
+}
+
+#[async_trait]
+impl LastUses for ToldUses {
+    async fn last_uses(&self, circuits: &[LongOpen]) -> Result<Vec<LastUse>, Unreadable> {
+        // First who has told: what is told between the two reads is a use that is seen.
+        let telling = self.store.told_all_uses(Utc::now() - TOLD_WITHIN).await?;
+        let ids: Vec<CircuitId> = circuits.iter().map(|circuit| circuit.id).collect();
+        let uses = self.store.uses(&ids).await?;
+        let uses: HashMap<CircuitId, f64> = uses
+            .into_iter()
+            .map(|used| (used.circuit, seconds(used.last)))
+            .collect();
+        let last = |circuit: &LongOpen| match uses.get(&circuit.id) {
+            _ if !telling.contains(&circuit.worker) => LastUse::Unknown,
+            Some(at) => LastUse::At(*at),
+            None => LastUse::Never,
+        };
+        Ok(circuits.iter().map(last).collect())
     }
 }
 
@@ -53,7 +124,7 @@ impl LastUses for Redis {
 #[derive(Debug, thiserror::Error)]
 enum Unfinished {
     #[error("when they were used cannot be read: {0}")]
-    Marks(#[from] PublishError),
+    Marks(#[from] Unreadable),
     #[error("{asked} circuits were asked for, {told} marks came back")]
     Uneven { asked: usize, told: usize },
     #[error(transparent)]
@@ -64,17 +135,16 @@ enum Unfinished {
 pub struct Collector {
     store: Arc<dyn Store>,
     closer: Closer,
-    uses: Option<Arc<dyn LastUses>>,
+    uses: Arc<dyn LastUses>,
     idle_after: Duration,
 }
 
 impl Collector {
-    /// A collector of circuits that were not used for longer than `idle_after`; without `uses` it
-    /// collects nothing.
+    /// A collector of circuits that were not used for longer than `idle_after`, as `uses` knows.
     pub fn new(
         store: Arc<dyn Store>,
         closer: Closer,
-        uses: Option<Arc<dyn LastUses>>,
+        uses: Arc<dyn LastUses>,
         idle_after: Duration,
     ) -> Self {
         Self {
@@ -87,10 +157,6 @@ impl Collector {
 
     /// Does round after round while the lease is held, until the process ends.
     pub(crate) async fn run(&self, lease: &Lease) {
-        let Some(uses) = &self.uses else {
-            log::info!("idle circuits stay open: without redis nobody knows when they were used");
-            return std::future::pending().await;
-        };
         let mut ticks = tokio::time::interval_at(Instant::now() + FIRST, PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failing = false;
@@ -99,7 +165,7 @@ impl Collector {
             if !lease.is_held() {
                 continue;
             }
-            match self.round(uses.as_ref(), Utc::now()).await {
+            match self.round(self.uses.as_ref(), Utc::now()).await {
                 Ok(()) => failing = false,
                 Err(error) if !failing => {
                     failing = true;
@@ -120,23 +186,22 @@ impl Collector {
         let (mut after, mut problem) = (None, None);
         loop {
             let page = self.store.long_open(opened_before, after, PAGE).await?;
-            let ids: Vec<CircuitId> = page.iter().map(|circuit| circuit.id).collect();
-            let Some(last) = ids.last() else { break };
-            after = Some(*last);
-            let marks = uses.last_uses(&ids).await?;
-            if marks.len() != ids.len() {
-                let (asked, told) = (ids.len(), marks.len());
+            let Some(last) = page.last() else { break };
+            after = Some(last.id);
+            let marks = uses.last_uses(&page).await?;
+            if marks.len() != page.len() {
+                let (asked, told) = (page.len(), marks.len());
                 return Err(Unfinished::Uneven { asked, told });
             }
             for (circuit, mark) in page.iter().zip(marks) {
-                let idle = overdue(now, circuit.opened, mark.as_deref(), self.idle_after);
+                let idle = overdue(now, circuit.opened, mark, self.idle_after);
                 let Some(idle) = idle else { continue };
                 match self.collect(circuit, idle).await {
                     Err(corrupt @ StoreError::Corrupt { .. }) => problem = Some(corrupt),
                     outcome => outcome?,
                 }
             }
-            if ids.len() < PAGE {
+            if page.len() < PAGE {
                 break;
             }
         }
@@ -160,21 +225,17 @@ impl Collector {
     }
 }
 
-/// How long a circuit has not been used, if that is longer than `idle_after`. Its opening is a
-/// use; a mark that says nothing speaks for the circuit.
+/// How long a circuit has not been used, if that is longer than `idle_after`. Its opening is a use.
 fn overdue(
     now: DateTime<Utc>,
     opened: DateTime<Utc>,
-    mark: Option<&str>,
+    mark: LastUse,
     idle_after: Duration,
 ) -> Option<Duration> {
-    let seconds = |at: DateTime<Utc>| at.timestamp_micros() as f64 / 1e6;
     let used = match mark {
-        None => seconds(opened),
-        Some(text) => {
-            let marked: f64 = text.trim().parse().ok()?;
-            marked.is_finite().then_some(marked)?.max(seconds(opened))
-        }
+        LastUse::Never => seconds(opened),
+        LastUse::At(marked) => marked.max(seconds(opened)),
+        LastUse::Unknown => return None,
     };
     // A use in the future, by a clock that is ahead, is no idleness.
     let idle = Duration::try_from_secs_f64(seconds(now) - used).ok()?;

@@ -21,7 +21,7 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-pub use sections::{Audit, Failover, Relay, Server};
+pub use sections::{Audit, Failover, Relay, Server, ServiceDiscovery, Tokens};
 use sections::{Db, ProxyCoordinator};
 
 /// Where the file may be.
@@ -44,6 +44,10 @@ pub struct Config {
     pub bind: SocketAddr,
     /// Base URL under which clients reach it, without a trailing slash.
     pub advertise_url: String,
+    /// Name of this process among the coordinators.
+    pub name: String,
+    /// Where Prometheus is told to find `/metrics`.
+    pub announce: HostPort,
     /// TLS of the API.
     pub tls: Option<tls::Plan>,
     /// `POST /v2/conf` needs no credential.
@@ -68,8 +72,12 @@ pub struct Config {
     pub relay: Relay,
     /// `[audit]`.
     pub audit: Audit,
+    /// `[tokens]`.
+    pub tokens: Tokens,
     /// `[failover]`.
     pub failover: Failover,
+    /// `[discovery]`.
+    pub discovery: ServiceDiscovery,
 }
 
 /// Where the state is kept.
@@ -156,6 +164,8 @@ impl Config {
         let config = Self {
             bind: resolve(l, &coordinator.bind_addr),
             advertise_url: advertise_url(&coordinator),
+            name: coordinator.id.clone().unwrap_or_else(|| "main".to_owned()),
+            announce: announce(&coordinator),
             tls: tls(l, &coordinator),
             allow_unauthorized_configure: coordinator.allow_unauthorized_configure_request,
             idle_after: coordinator.unused_circuit_collection_timeout.0,
@@ -171,13 +181,21 @@ impl Config {
             server: l.section("server", Strictness::Ours),
             relay: l.section("relay", Strictness::Ours),
             audit: l.section("audit", Strictness::Ours),
+            tokens: l.section("tokens", Strictness::Ours),
             failover: l.section("failover", Strictness::Ours),
+            discovery: l.section("discovery", Strictness::Ours),
         };
         config.cross_check(l);
         Ok((config, loader))
     }
 
     fn cross_check(&self, loader: &mut Loader) {
+        for (name, engine) in &self.discovery.docker {
+            if let Err(problem) = engine.watcher(name) {
+                let key = format!("discovery.docker.{name}");
+                loader.mistake(Mistake::new(key, problem));
+            }
+        }
         let positive = [
             (
                 "proxy_coordinator.worker_heartbeat_timeout",
@@ -190,6 +208,7 @@ impl Config {
                 15,
             ),
             ("audit.keep", self.audit.keep.0, 7_776_000),
+            ("tokens.keep", self.tokens.keep.0, 2_592_000),
         ];
         for (key, duration, usual) in positive {
             if duration.is_zero() {
@@ -279,6 +298,16 @@ fn advertise_url(section: &ProxyCoordinator) -> String {
     }
     let tls = section.tls_listen || section.tls_advertised;
     format!("{}://{address}", if tls { "https" } else { "http" })
+}
+
+/// Where this process is; several may share the advertised address. A scheme that the host brings
+/// along is left out.
+fn announce(section: &ProxyCoordinator) -> HostPort {
+    let address = section.announce_addr.as_ref();
+    let address = address.or(section.advertised_addr.as_ref());
+    let address = address.unwrap_or(&section.bind_addr);
+    let host = address.host.rsplit("://").next().unwrap_or_default();
+    HostPort::new(host, address.port)
 }
 
 fn tls(loader: &mut Loader, section: &ProxyCoordinator) -> Option<tls::Plan> {

@@ -9,6 +9,7 @@ mod lease;
 pub mod listen;
 pub mod publish;
 pub mod registry;
+pub mod services;
 pub mod store;
 mod supervise;
 mod upkeep;

@@ -1,5 +1,5 @@
-//! What has to be done now and then to what is stored: rows of the audit are forgotten when they are
-//! old, and counters that the incumbent lets drift are set right. One coordinator does it, by the
+//! What has to be done now and then to what is stored: rows of the audit and tokens are forgotten when
+//! they are old, and counters that the incumbent lets drift are set right. One coordinator does it, by the
 //! lease; `wiring` runs it. This room refuses to decide anything about circuits.
 
 use std::time::Duration;
@@ -17,8 +17,17 @@ const SOON: Duration = Duration::from_secs(1);
 /// Rows forgotten in one transaction.
 const BATCH: usize = 5_000;
 
-/// Does round after round, until the process ends. Rows of the audit are kept for `keep`.
-pub(crate) async fn keep_up(store: &dyn Store, lease: &Lease, keep: Duration) {
+/// How long things are kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keep {
+    /// Rows of the audit.
+    pub(crate) audit: Duration,
+    /// Tokens of sessions that have no circuit.
+    pub(crate) tokens: Duration,
+}
+
+/// Does round after round, until the process ends.
+pub(crate) async fn keep_up(store: &dyn Store, lease: &Lease, keep: Keep) {
     while !lease.is_held() {
         tokio::time::sleep(SOON).await;
     }
@@ -41,15 +50,21 @@ pub(crate) async fn keep_up(store: &dyn Store, lease: &Lease, keep: Duration) {
     }
 }
 
-async fn round(store: &dyn Store, keep: Duration) -> Result<(), StoreError> {
+async fn round(store: &dyn Store, keep: Keep) -> Result<(), StoreError> {
     let mended = store.recount_slots().await?;
     if !mended.is_empty() {
         log::info!(workers = mended.len(); "counters of occupied slots were set right");
     }
-    let keep = TimeDelta::from_std(keep).ok();
-    let Some(before) = keep.and_then(|keep| Utc::now().checked_sub_signed(keep)) else {
-        return Ok(());
+    let before = |keep| {
+        let keep = TimeDelta::from_std(keep).ok()?;
+        Utc::now().checked_sub_signed(keep)
     };
-    while store.prune_audit(before, BATCH).await? == BATCH as u64 {}
+    if let Some(before) = before(keep.audit) {
+        while store.prune_audit(before, BATCH).await? == BATCH as u64 {}
+        while store.prune_service_changes(before, BATCH).await? == BATCH as u64 {}
+    }
+    if let Some(before) = before(keep.tokens) {
+        while store.prune_tokens(before, BATCH).await? == BATCH as u64 {}
+    }
     Ok(())
 }

@@ -21,16 +21,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, ApiSettings, App, Health, Metrics, Relay};
 use crate::circuits::{Closer, Endpoints, FailOver, Opener};
-use crate::collect::{Collector, LastUses};
+use crate::collect::{Collector, LastUses, ToldUses};
 use crate::config::{Config, Database};
 use crate::lease::Lease;
 use crate::listen::accept;
 use crate::publish::redis::Redis;
-use crate::publish::{Acknowledgements, Bus, Outbox, Publisher, Streams};
+use crate::publish::{Acknowledgements, Bus, Outbox, Presence, Publisher, ServiceFeeds, Streams};
 use crate::registry::{Marks, Registry, watch_over};
+use crate::services::Services;
+use crate::services::found::Discovery;
 use crate::store::{Observer, PostgresStore, SqliteStore, Store};
 use crate::supervise::supervise;
-use crate::upkeep::keep_up;
+use crate::upkeep::{Keep, keep_up};
 
 /// How long the database may take to answer a check.
 const CHECK_WITHIN: Duration = Duration::from_secs(10);
@@ -134,13 +136,18 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         Keeper {
             rooms: Arc::clone(&rooms),
             worker_timeout: config.worker_timeout,
-            audit_kept: config.audit.keep.0,
+            keep: Keep {
+                audit: config.audit.keep.0,
+                tokens: config.tokens.keep.0,
+            },
             failover: FailOver::new(
                 Arc::clone(&rooms.store),
                 rooms.bus.clone(),
                 config.failover.across_hosts,
             ),
             collector: rooms.collector(config.idle_after),
+            discovery: Discovery::new(rooms.services.clone(), config.discovery.docker.clone()),
+            presence: Presence::new(&config.name, config.announce.clone()),
         },
     ));
     let mut serving = background_service(
@@ -182,6 +189,7 @@ struct Rooms {
     store: Arc<dyn Store>,
     redis: Option<Arc<Redis>>,
     streams: Arc<Streams>,
+    services: Services,
     bus: Bus,
     /// Locked by the keeper while it runs.
     outbox: tokio::sync::Mutex<Outbox>,
@@ -211,7 +219,9 @@ impl Rooms {
         let [counts, delays, waits, works] = std::array::from_fn(|_| Arc::clone(&metrics));
         let observer: Observer = Arc::new(move |doing, took, done| works.stored(doing, took, done));
         let store = observed_store(&config.database, observer).context("db")?;
+        let feeds = ServiceFeeds::new(Arc::clone(&store), redis.clone());
         Ok(Self {
+            services: Services::new(Arc::clone(&store), Arc::new(feeds)),
             lease: Arc::new(Lease::new(Arc::clone(&store))),
             store,
             redis,
@@ -233,7 +243,10 @@ impl Rooms {
     }
 
     fn collector(&self, idle_after: Duration) -> Collector {
-        let uses = self.redis.clone().map(|redis| redis as Arc<dyn LastUses>);
+        let uses: Arc<dyn LastUses> = match &self.redis {
+            Some(redis) => Arc::clone(redis) as _,
+            None => Arc::new(ToldUses::new(Arc::clone(&self.store))),
+        };
         let closer = Closer::new(Arc::clone(&self.store), self.bus.clone());
         Collector::new(Arc::clone(&self.store), closer, uses, idle_after)
     }
@@ -248,7 +261,11 @@ impl Rooms {
                 Arc::clone(&self.acknowledgements),
                 config.server.acknowledgement_timeout.0,
             )),
-            marks: Marks::new(self.redis.clone(), config.idle_after),
+            marks: Marks::new(
+                Arc::clone(&self.store),
+                self.redis.clone(),
+                config.idle_after,
+            ),
             endpoints: Arc::new(Endpoints::new(
                 Arc::clone(&self.store),
                 self.bus.clone(),
@@ -257,6 +274,7 @@ impl Rooms {
             )),
             closer: Closer::new(Arc::clone(&self.store), self.bus.clone()),
             streams: Arc::clone(&self.streams),
+            services: self.services.clone(),
             acknowledgements: Arc::clone(&self.acknowledgements),
             health: Arc::clone(&self.health),
             metrics: Arc::clone(&self.metrics),
@@ -279,9 +297,11 @@ impl Rooms {
 struct Keeper {
     rooms: Arc<Rooms>,
     worker_timeout: Duration,
-    audit_kept: Duration,
+    keep: Keep,
     failover: FailOver,
     collector: Collector,
+    discovery: Discovery,
+    presence: Presence,
 }
 
 #[async_trait]
@@ -292,7 +312,11 @@ impl BackgroundService for Keeper {
         let redis = async {
             let Some(redis) = &rooms.redis else { return };
             let link = || Box::pin(redis.run(store, &rooms.acknowledgements));
-            supervise("link to redis", link).await;
+            let present = || self.presence.keep(redis);
+            tokio::join!(
+                supervise("link to redis", link),
+                supervise("record in redis", present)
+            );
         };
         let outbox = supervise("outbox", || async {
             let mut outbox = rooms.outbox.lock().await;
@@ -306,13 +330,15 @@ impl BackgroundService for Keeper {
             })
         };
         let liveness = supervise("watch over the workers", watching);
-        let upkeep = supervise("upkeep", || keep_up(store, lease, self.audit_kept));
+        let upkeep = supervise("upkeep", || keep_up(store, lease, self.keep));
         let looking = || rooms.health.watch(store, rooms.redis.as_deref());
         let health = supervise("health report", looking);
         let collecting = supervise("collection of idle circuits", || self.collector.run(lease));
+        let services = supervise("telling of services", || rooms.services.feeds().run());
+        let finding = supervise("discovery of services", || self.discovery.run(lease));
         let watchdog = Notify.feed_watchdog();
-        let guarded = async { tokio::join!(holding, liveness, upkeep, collecting) };
-        let work = async { tokio::join!(redis, outbox, guarded, health, watchdog) };
+        let guarded = async { tokio::join!(holding, liveness, upkeep, collecting, finding) };
+        let work = async { tokio::join!(redis, outbox, services, guarded, health, watchdog) };
         tokio::select! {
             _ = work => {}
             () = rooms.closing.cancelled() => {}

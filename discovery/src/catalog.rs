@@ -2,6 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use patchbay_common::config::HostPort;
+use patchbay_common::gateway::{
+    Definition, Health, Instance as Place, Route, Service as Section, Texts,
+};
+
 use crate::labels::{Container, Found, Wish, parse};
 
 /// Services by name.
@@ -100,6 +105,45 @@ impl Catalog {
             Ok(_) => {}
             Err(problem) => complain(&container.name, problem),
         }
+    }
+}
+
+impl Service {
+    /// The service as a configuration says it. Its route, if it asks for one, is called as it is.
+    pub fn definition(&self, name: &str) -> Definition {
+        let wish = &self.wish;
+        let instances = self.instances.iter().map(|instance| Place {
+            address: HostPort::new(instance.host.as_str(), instance.port).to_string(),
+            weight: instance.weight,
+        });
+        let health = wish.health_path.as_ref().map(|path| Health {
+            path: Some(path.clone()),
+            interval: wish.health_interval,
+            ..Health::default()
+        });
+        let service = Section {
+            instances: instances.collect(),
+            protocol: wish.protocol,
+            balance: wish.balance,
+            health,
+            ..Section::default()
+        };
+        let has_route = !wish.hosts.is_empty() || wish.path.is_some() || wish.path_prefix.is_some();
+        let route = has_route.then(|| Route {
+            host: Texts(wish.hosts.clone()),
+            path: wish.path.clone(),
+            path_prefix: wish.path_prefix.clone(),
+            strip_prefix: wish.strip_prefix.clone(),
+            add_prefix: wish.add_prefix.clone(),
+            middleware: wish.middleware.clone(),
+            ..Route::default()
+        });
+        let routes = route.map(|route| (name.to_owned(), route));
+        Definition {
+            service,
+            routes: routes.into_iter().collect(),
+        }
+        .of(name)
     }
 }
 

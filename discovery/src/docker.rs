@@ -122,8 +122,9 @@ impl Docker {
         })
     }
 
-    /// Keeps `catalog` as the engine's containers say, until the task is dropped.
-    pub async fn watch(mut self, catalog: watch::Sender<Catalog>) {
+    /// Keeps `catalog` as the engine's containers say, until the task is dropped. There is none
+    /// before the engine was reached for the first time.
+    pub async fn watch(mut self, catalog: watch::Sender<Option<Catalog>>) {
         let mut pause = FIRST_PAUSE;
         let mut failing = false;
         loop {
@@ -148,7 +149,7 @@ impl Docker {
 
     async fn follow(
         &mut self,
-        catalog: &watch::Sender<Catalog>,
+        catalog: &watch::Sender<Option<Catalog>>,
         failing: &mut bool,
     ) -> Result<std::convert::Infallible, DockerError> {
         // Older engines refuse versions they do not know.
@@ -180,7 +181,7 @@ impl Docker {
     async fn list(
         &mut self,
         client: &bollard::Docker,
-        catalog: &watch::Sender<Catalog>,
+        catalog: &watch::Sender<Option<Catalog>>,
     ) -> Result<(), DockerError> {
         let filters = filter(&[("label", ENABLE_TRUE), ("status", "running")]);
         let options = ListContainersOptions {
@@ -204,9 +205,9 @@ impl Docker {
         }
         self.complaints = complaints;
         catalog.send_if_modified(|known| {
-            let changed = *known != found;
+            let changed = known.as_ref() != Some(&found);
             if changed {
-                *known = found;
+                *known = Some(found);
             }
             changed
         });

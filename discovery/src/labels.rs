@@ -2,6 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use patchbay_common::config::Seconds;
+use patchbay_common::gateway::{Balance, Protocol, is_name};
+use serde::de::value::{Error as ValueError, StrDeserializer};
+use serde::de::{DeserializeOwned, IntoDeserializer as _};
+
 /// All labels of ours begin with this.
 pub const PREFIX: &str = "gateway.";
 /// The label by which a container opts in.
@@ -56,12 +61,14 @@ pub struct Wish {
     pub add_prefix: Option<String>,
     /// Middleware of its route, by name.
     pub middleware: Vec<String>,
+    /// What instances speak.
+    pub protocol: Protocol,
     /// How instances are chosen.
-    pub balance: Option<String>,
+    pub balance: Balance,
     /// Path of health checks.
     pub health_path: Option<String>,
-    /// Between health checks, in the configuration's words.
-    pub health_interval: Option<String>,
+    /// Between health checks.
+    pub health_interval: Option<Seconds>,
     /// Whatever else was said.
     pub metadata: BTreeMap<String, String>,
 }
@@ -153,8 +160,10 @@ fn take(found: &mut Found, key: &str, label: &str, text: &str) -> Result<(), Lab
         "service" if is_name(text) => text.clone_into(&mut found.service),
         "service" => return Err(value(label, text, "letters, digits, -, _ and . only")),
         "weight" => found.weight = weight(label, text)?,
-        "protocol" if text == "http" => {}
-        "protocol" => return Err(value(label, text, "http is what is carried")),
+        "protocol" => {
+            let expected = "write http, h2c or grpc";
+            wish.protocol = read(text).ok_or_else(|| value(label, text, expected))?;
+        }
         "network" => found.network = some(),
         "host" => wish.hosts = list(text),
         "path" if text.starts_with('/') => wish.path = some(),
@@ -165,15 +174,14 @@ fn take(found: &mut Found, key: &str, label: &str, text: &str) -> Result<(), Lab
         "path" | "path-prefix" | "strip-prefix" | "add-prefix" | "health.path" => {
             return Err(value(label, text, "must begin with a slash"));
         }
-        "health.interval" => wish.health_interval = some(),
+        "health.interval" => wish.health_interval = Some(interval(label, text)?),
         "middleware" => wish.middleware = list(text),
-        "balance" => match text {
-            "round-robin" | "weighted" | "least-outstanding" | "hash" => wish.balance = some(),
-            _ => {
+        "balance" => {
+            wish.balance = read(text).ok_or_else(|| {
                 let expected = "write round-robin, weighted, least-outstanding or hash";
-                return Err(value(label, text, expected));
-            }
-        },
+                value(label, text, expected)
+            })?;
+        }
         _ => match key.strip_prefix("meta.") {
             Some(name) if !name.is_empty() => {
                 wish.metadata.insert(name.to_owned(), text.to_owned());
@@ -203,17 +211,23 @@ fn weight(label: &str, text: &str) -> Result<f64, LabelError> {
     weight.ok_or_else(|| value(label, text, "a weight is a number, 0 or more"))
 }
 
+fn interval(label: &str, text: &str) -> Result<Seconds, LabelError> {
+    let interval = read(text).filter(|time: &Seconds| !time.0.is_zero());
+    interval.ok_or_else(|| value(label, text, "write 5s, 250ms or 1m"))
+}
+
+/// A value in the configuration's words.
+fn read<T: DeserializeOwned>(text: &str) -> Option<T> {
+    let text: StrDeserializer<'_, ValueError> = text.into_deserializer();
+    T::deserialize(text).ok()
+}
+
 fn list(text: &str) -> Vec<String> {
     let items = text.split(',').map(str::trim);
     items
         .filter(|item| !item.is_empty())
         .map(str::to_owned)
         .collect()
-}
-
-fn is_name(text: &str) -> bool {
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    text.len() <= 64 && text.bytes().all(good)
 }
 
 #[cfg(test)]
@@ -262,7 +276,7 @@ mod tests {
                 ("gateway.health.path", "/healthz"),
                 ("gateway.health.interval", "2s"),
                 ("gateway.network", "web"),
-                ("gateway.protocol", "http"),
+                ("gateway.protocol", "h2c"),
                 ("gateway.meta.team", "checkout"),
             ],
             &[80, 8080],
@@ -272,6 +286,8 @@ mod tests {
         assert_eq!(found.wish.hosts, ["a.example", "*.b.example"]);
         assert_eq!(found.wish.middleware, ["login", "limit"]);
         assert_eq!(found.wish.metadata["team"], "checkout");
+        assert_eq!(found.wish.protocol, Protocol::H2c);
+        assert_eq!(found.wish.balance, Balance::Hash);
         assert_eq!(found.network.as_deref(), Some("web"));
         assert!((found.weight - 2.5).abs() < 1e-9);
     }
@@ -290,6 +306,7 @@ mod tests {
                 ("gateway.protocol", "gopher"),
                 ("gateway.service", "a b"),
                 ("gateway.host", ""),
+                ("gateway.health.interval", "soon"),
                 ("gateway.meta.", "x"),
             ],
             &[80],
@@ -299,7 +316,7 @@ mod tests {
             .iter()
             .map(ToString::to_string)
             .collect();
-        assert_eq!(text.len(), 9, "{text:#?}");
+        assert_eq!(text.len(), 10, "{text:#?}");
         let two = parse(&container(&[(ENABLE, "true")], &[80, 81]));
         assert_eq!(two, Err(vec![LabelError::Port(2)]));
     }

@@ -7,7 +7,9 @@
 pub mod catalog;
 pub mod docker;
 pub mod labels;
+mod section;
 
 pub use catalog::{Catalog, Instance, Service};
 pub use docker::{Docker, DockerError, DockerSettings};
 pub use labels::{Container, Found, LabelError};
+pub use section::DockerSection;

@@ -3,9 +3,11 @@
 # Manager opens one. Source console.sh and processes.sh first.
 #
 # The caller sets RUN (the folder to run in), REQUEST_ID (of what is opened) and, if it likes,
-# WORKER_COMMAND (what the worker runs under, such as taskset) and PROTOCOL (of its circuits).
+# WORKER_COMMAND (what the worker runs under, such as taskset), WORKER_HOST (the address its circuits
+# are at) and PROTOCOL (of its circuits).
 
 WORKER_COMMAND=()
+WORKER_HOST=127.0.0.1
 PROTOCOL=http
 
 # build_programs PROFILE: all programs with the demo app, from one selection of packages, so that the
@@ -81,7 +83,7 @@ accepted_traffics = ["interactive"]
 api_bind_addr = "127.0.0.1:$2"
 
 [proxy_worker.port_proxy]
-bind_host = "127.0.0.1"
+bind_host = "$WORKER_HOST"
 bind_port_range = [$3, $4]
 
 $shared

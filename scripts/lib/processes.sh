@@ -98,10 +98,12 @@ as_postgres() {
     if [[ $(id -u) == 0 ]]; then runuser -u postgres -- "$@"; else "$@"; fi
 }
 
-# start_postgres FOLDER PORT: a private PostgreSQL for tests; user postgres, no password. It trades
-# durability for speed.
+# start_postgres FOLDER PORT [durable]: a private PostgreSQL for tests; user postgres, no password. It
+# trades durability for speed, unless it is to be durable, as an installation's is.
 start_postgres() {
-    local folder=$1/postgres port=$2 programs
+    local folder=$1/postgres port=$2 programs speed
+    speed='-c fsync=off -c synchronous_commit=off -c full_page_writes=off'
+    [[ ${3:-} != durable ]] || speed=''
     programs=$(postgres_programs)
     mkdir -p "$folder"
     if [[ $(id -u) == 0 ]]; then
@@ -116,7 +118,7 @@ start_postgres() {
     POSTGRES_DATA=$folder/data
     (cd / && as_postgres "$programs/pg_ctl" -D "$POSTGRES_DATA" -w -t 60 -s -l "$folder/log" -o "-p $port \
         -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=300 \
-        -c fsync=off -c synchronous_commit=off -c full_page_writes=off" start) || {
+        $speed" start) || {
         tail -n 20 "$folder/log" >&2
         fail "PostgreSQL did not start"
     }

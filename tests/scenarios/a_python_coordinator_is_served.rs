@@ -212,6 +212,7 @@ async fn its_setup_links_are_good() -> Result<()> {
         version: Some("v2".into()),
         redirect: Some("/hello".into()),
         circuit: circuit.id,
+        jti: None,
     };
     let token = secrets::token_key().sign(&claims)?;
     let setup = format!("{}/setup?token={token}", house.worker.url());

@@ -29,6 +29,8 @@ async fn a_pool_that_runs_dry_is_seen() -> Result<()> {
 
     rig.open_many(2).await?;
     let text = scrape(&rig).await?;
+    // By the incumbent's name.
+    ensure!(value(&text, "backendai_memory_used_rss")? > 1e6, "{text}");
     let expected = [
         (free, 0.0),
         ("patchbay_coordinator_slots_used{worker=\"worker-1\"}", 2.0),
@@ -77,4 +79,36 @@ async fn a_pool_that_runs_dry_is_seen() -> Result<()> {
         },
     )
     .await
+}
+
+#[tokio::test]
+async fn the_manager_finds_the_metrics() -> Result<()> {
+    let mut rig = Rig::start(Parts::servers()).await?;
+    let mut connection = rig.redis()?.connect(0).await?;
+    let pattern = "service_discovery.appproxy-coordinator.*";
+    let record = eventually("the record is there", Duration::from_secs(5), async || {
+        let keys: Vec<String> = redis::cmd("KEYS")
+            .arg(pattern)
+            .query_async(&mut connection.clone())
+            .await?;
+        keys.into_iter().next().context("no record")
+    })
+    .await?;
+    let endpoint: String = redis::cmd("HGET")
+        .arg(&[record.as_str(), "endpoint"])
+        .query_async(&mut connection)
+        .await?;
+    let endpoint: serde_json::Value = serde_json::from_str(&endpoint)?;
+    let place = endpoint["prometheus_address"]
+        .as_str()
+        .context("no address")?;
+    let url = format!("http://{place}/metrics");
+    let answer = rig.opener.client().get(url).send().await?;
+    ensure!(answer.status() == 200, "{endpoint}: {}", answer.status());
+    let lasts: i64 = redis::cmd("TTL")
+        .arg(&record)
+        .query_async(&mut connection)
+        .await?;
+    ensure!((1..=180).contains(&lasts), "{lasts} s");
+    Ok(())
 }

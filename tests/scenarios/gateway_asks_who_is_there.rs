@@ -30,7 +30,8 @@ impl Gate {
 
     async fn bearer(&self, token: &str) -> Result<u16> {
         let value = format!("Bearer {token}");
-        self.gateway.decides(&[("authorization", &value)]).await
+        let headers = [("authorization", value.as_str())];
+        self.gateway.decides_streams(&headers).await
     }
 
     fn was_reached(&self) -> bool {

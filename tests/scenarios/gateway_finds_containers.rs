@@ -8,6 +8,7 @@ use patchbay_tests::app::App;
 use patchbay_tests::docker::Engine;
 use patchbay_tests::eventually::eventually;
 use patchbay_tests::gateway::{Gateway, service};
+use patchbay_tests::tls::Authority;
 
 use crate::report_figure;
 
@@ -149,10 +150,13 @@ async fn wrong_labels_are_told_and_what_is_written_comes_first() -> Result<()> {
         ["container wrong", "`gateway.hots` is not a label"],
         ["own is configured too", "that holds"],
         [
-            "tie, found in labels",
+            "docker local: tie is left out",
             "`own` and `tie` take the same requests",
         ],
-        ["unknown, found in labels", "`nobody` is not defined"],
+        [
+            "docker local: unknown is left out",
+            "`nobody` is not defined",
+        ],
     ] {
         dock.gateway.program.logged(&words).await?;
     }
@@ -165,4 +169,44 @@ async fn wrong_labels_are_told_and_what_is_written_comes_first() -> Result<()> {
         "the written route gave way"
     );
     Ok(())
+}
+
+#[tokio::test]
+async fn engines_are_reached_by_tcp_and_by_tls() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let authority = Authority::new()?;
+    let engine = authority.issue(&["127.0.0.1"])?;
+    let (cert, key) = authority
+        .issue(&["gateway"])?
+        .write(folder.path(), "client")?;
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, authority.pem())?;
+    let (plain, secured) = (Engine::on_tcp()?, Engine::on_tls(&authority, &engine)?);
+    let lines = format!(
+        "[gateway.docker.plain]\nendpoint = \"{}\"\n[gateway.docker.secured]\n\
+         endpoint = \"{}\"\ntls_ca = \"{}\"\ntls_cert = \"{}\"\ntls_key = \"{}\"\n",
+        plain.endpoint(),
+        secured.endpoint(),
+        ca.display(),
+        cert.display(),
+        key.display()
+    );
+    let gateway = Gateway::start(&lines).await?;
+    let (one, two) = (App::start().await?, App::start().await?);
+    // Containers of one service on two engines.
+    plain.run("shop-1", &one, &SHOP, "");
+    secured.run("shop-2", &two, &SHOP, "");
+    eventually("both are used", Duration::from_secs(15), async || {
+        gateway.get("/shop/both", &[]).await?.expect(200)?;
+        ensure!(
+            !one.seen("/both").is_empty(),
+            "the engine on TCP is not heard"
+        );
+        ensure!(
+            !two.seen("/both").is_empty(),
+            "the engine on TLS is not heard"
+        );
+        Ok(())
+    })
+    .await
 }

@@ -11,7 +11,16 @@ const TWO_ROUNDS: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn the_idle_one_goes_and_the_used_one_stays() -> Result<()> {
-    let mut rig = Rig::start(Parts::servers().ports(2)).await?;
+    the_idle_one_goes(Parts::servers()).await
+}
+
+#[tokio::test]
+async fn without_redis_the_worker_tells_what_is_used() -> Result<()> {
+    the_idle_one_goes(Parts::embedded()).await
+}
+
+async fn the_idle_one_goes(parts: Parts) -> Result<()> {
+    let mut rig = Rig::start(parts.ports(2)).await?;
     let section = "[proxy_coordinator]\n";
     let file = std::fs::read_to_string(&rig.coordinator.config)?;
     let hurried = format!("{section}unused_circuit_collection_timeout = \"2s\"\n");
@@ -38,6 +47,9 @@ async fn the_idle_one_goes_and_the_used_one_stays() -> Result<()> {
 
     used.get("/hello").await?.expect(200)?;
     rig.opener.circuit(used.circuit).await?;
+    let path = format!("/api/circuit/{}/statistics", used.circuit);
+    let statistics = rig.opener.read(&path).await?;
+    ensure!(statistics["requests"].as_u64() > Some(2), "{statistics}");
     let next = rig.open("next").await?;
     ensure!(next.url == idle.url, "{} is free again", idle.url);
     next.get("/hello").await?.expect(200)?;

@@ -278,3 +278,22 @@ async fn a_file_that_is_no_database() -> Result<()> {
     let words = ["db", "not an SQLite database"];
     is_reported("patchbay-coordinator", &["--config", &file], &words).await
 }
+
+#[tokio::test]
+async fn times_that_cannot_be() -> Result<()> {
+    let desk = Desk::new()?;
+    let mut plan = desk.plan();
+    plan.more = "[timeouts]\nconnect = 0\nby_app = { llm = { connect = 0, first = 1 } }\n\
+                 [server]\naccess_log_every = 0\n"
+        .into();
+    let file = desk.worker(&plan)?;
+    for words in [
+        ["timeouts.connect", "more than 0"],
+        ["timeouts.by_app.llm.connect", "more than 0"],
+        ["timeouts.by_app.llm.first", "is not a key"],
+        ["server.access_log_every", "nonzero"],
+    ] {
+        is_reported("patchbay-worker", &["--check", "--config", &file], &words).await?;
+    }
+    Ok(())
+}

@@ -102,6 +102,7 @@ async fn a_ticket_is_good_for_its_app_and_its_time() -> Result<()> {
     let mut late = link.clone();
     let ticket = Ticket {
         circuit: one.circuit,
+        grant: "late".into(),
         jti: Uuid::new_v4(),
         expires: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() - 1,
         redirect: String::new(),

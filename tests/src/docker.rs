@@ -1,7 +1,8 @@
 //! A Docker engine, as far as one is watched: the list of containers and the stream of events, in
-//! the engine's own JSON, over a Unix socket.
+//! the engine's own JSON, over a Unix socket, TCP or TLS with certificates of both ends.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,22 +11,51 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
+use axum::serve::Listener;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::StatusCode;
 use serde_json::{Value, json};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::app::App;
+use crate::ports::Ports;
+use crate::tls::{Authority, Issued};
 
 /// An engine; it ends when dropped.
 #[derive(Debug)]
 pub struct Engine {
     shared: Arc<Shared>,
-    socket: PathBuf,
+    place: Place,
     server: Option<JoinHandle<()>>,
+}
+
+/// Where it listens.
+#[derive(Clone)]
+enum Place {
+    Unix(PathBuf),
+    Tcp(u16),
+    Tls(u16, TlsAcceptor),
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.endpoint())
+    }
+}
+
+impl Place {
+    fn endpoint(&self) -> String {
+        match self {
+            Self::Unix(path) => format!("unix://{}", path.display()),
+            Self::Tcp(port) => format!("tcp://127.0.0.1:{port}"),
+            Self::Tls(port, _) => format!("https://127.0.0.1:{port}"),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -42,13 +72,34 @@ impl Engine {
     /// # Errors
     /// If the socket cannot be made.
     pub fn start(socket: &Path) -> anyhow::Result<Self> {
+        Self::at(Place::Unix(socket.to_owned()))
+    }
+
+    /// Starts one that listens on a free port.
+    ///
+    /// # Errors
+    /// If the port cannot be bound.
+    pub fn on_tcp() -> anyhow::Result<Self> {
+        Self::at(Place::Tcp(free_port()?))
+    }
+
+    /// The same by TLS: it shows `own` and wants a certificate that `authority` has signed.
+    ///
+    /// # Errors
+    /// If the port cannot be bound, or the library refuses the certificates.
+    pub fn on_tls(authority: &Authority, own: &Issued) -> anyhow::Result<Self> {
+        let acceptor = TlsAcceptor::from(Arc::new(authority.guarding(own)?));
+        Self::at(Place::Tls(free_port()?, acceptor))
+    }
+
+    fn at(place: Place) -> anyhow::Result<Self> {
         let mut engine = Self {
             shared: Arc::new(Shared {
                 containers: Mutex::default(),
                 events: broadcast::channel(64).0,
                 lists: AtomicUsize::new(0),
             }),
-            socket: socket.to_owned(),
+            place,
             server: None,
         };
         engine.resume()?;
@@ -57,7 +108,7 @@ impl Engine {
 
     /// Where it listens, as a configuration names it.
     pub fn endpoint(&self) -> String {
-        format!("unix://{}", self.socket.display())
+        self.place.endpoint()
     }
 
     /// Ends all connections and takes no more.
@@ -67,7 +118,9 @@ impl Engine {
         }
         // Nobody may be listening.
         let _ = self.shared.events.send(None);
-        let _ = std::fs::remove_file(&self.socket);
+        if let Place::Unix(socket) = &self.place {
+            let _ = std::fs::remove_file(socket);
+        }
     }
 
     /// Takes connections, again.
@@ -75,13 +128,31 @@ impl Engine {
     /// # Errors
     /// If the socket cannot be made.
     pub fn resume(&mut self) -> anyhow::Result<()> {
-        let listener = UnixListener::bind(&self.socket)?;
         let router = Router::new().fallback(answer);
         let router = router.with_state(Arc::clone(&self.shared));
-        self.server = Some(tokio::spawn(async move {
-            // It serves until aborted; there is nothing to do about its end.
-            let _ = axum::serve(listener, router).await;
-        }));
+        let tcp = |port: u16| {
+            let listener = std::net::TcpListener::bind(("127.0.0.1", port))?;
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
+        };
+        // It serves until aborted; there is nothing to do about its end.
+        self.server = Some(match self.place.clone() {
+            Place::Unix(socket) => {
+                let listener = UnixListener::bind(socket)?;
+                tokio::spawn(async move { drop(axum::serve(listener, router).await) })
+            }
+            Place::Tcp(port) => {
+                let listener = tcp(port)?;
+                tokio::spawn(async move { drop(axum::serve(listener, router).await) })
+            }
+            Place::Tls(port, acceptor) => {
+                let listener = TlsListener {
+                    tcp: tcp(port)?,
+                    acceptor,
+                };
+                tokio::spawn(async move { drop(axum::serve(listener, router).await) })
+            }
+        });
         Ok(())
     }
 
@@ -154,6 +225,36 @@ impl Engine {
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Value>> {
         let containers = self.shared.containers.lock();
         containers.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn free_port() -> anyhow::Result<u16> {
+    Ok(Ports::reserve(1)?.first())
+}
+
+/// Takes those who shake hands; others are left alone.
+struct TlsListener {
+    tcp: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        loop {
+            let Ok((stream, peer)) = self.tcp.accept().await else {
+                continue;
+            };
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, peer);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.tcp.local_addr()
     }
 }
 

@@ -144,6 +144,22 @@ impl Gateway {
         Ok(plain)
     }
 
+    /// As [`Gateway::decides`], and for an event stream at `/events/0` as well.
+    ///
+    /// # Errors
+    /// If they are not decided alike.
+    pub async fn decides_streams(&self, headers: &[(&str, &str)]) -> anyhow::Result<u16> {
+        let plain = self.decides(headers).await?;
+        let mut all = vec![("accept", "text/event-stream")];
+        all.extend_from_slice(headers);
+        let stream = self.get("/events/0", &all).await?;
+        let same = stream.status == plain;
+        anyhow::ensure!(same, "a request gets {plain}, a stream {}", stream.status);
+        let kind = stream.header("content-type");
+        anyhow::ensure!(plain != 200 || kind == "text/event-stream", "it is {kind}");
+        Ok(plain)
+    }
+
     /// The text of its metrics.
     ///
     /// # Errors

@@ -118,6 +118,7 @@ impl Incumbent {
             updated_at: timestamp::now(),
             origin_request_id: None,
             health_check: None,
+            revocations: Default::default(),
         };
         self.books().circuits.push(circuit.clone());
         circuit

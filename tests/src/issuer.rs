@@ -168,12 +168,17 @@ impl Publisher {
 
     /// Publishes these keys from now on.
     pub fn publish(&self, keys: &[&Key]) {
+        self.publish_document(keys.iter().map(|key| key.jwk()).collect());
+    }
+
+    /// Publishes these keys, written by others, from now on.
+    pub fn publish_document(&self, keys: Vec<Value>) {
         let mut published = self
             .shared
             .keys
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        *published = keys.iter().map(|key| key.jwk()).collect();
+        *published = keys;
     }
 
     /// Answers 500 from now on, or no more.

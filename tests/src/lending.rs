@@ -52,19 +52,7 @@ impl Agent {
         more: &[&str],
     ) -> anyhow::Result<Self> {
         let url = format!("http://{}", gateway.address());
-        let mut arguments: Vec<String> = ["--gateway", &url, "--token", TOKEN, "--id", name]
-            .map(str::to_owned)
-            .into();
-        for tunnel in tunnels {
-            arguments.extend(["--tunnel".to_owned(), (*tunnel).to_owned()]);
-        }
-        arguments.extend(more.iter().map(|one| (*one).to_owned()));
-        let log = gateway.folder.path().join(format!("{name}.log"));
-        let binary = binary("patchbay-agent").await?;
-        let mut agent = Self {
-            program: Program::new(name, binary, arguments, log),
-        };
-        agent.program.start()?;
+        let agent = Self::at(&[url.as_str()], gateway.folder.path(), name, tunnels, more).await?;
         let ids = tunnels
             .iter()
             .filter_map(|tunnel| tunnel.split(['=', '@']).next());
@@ -76,6 +64,32 @@ impl Agent {
             };
             connected(gateway, id, name, transport).await?;
         }
+        Ok(agent)
+    }
+
+    /// Starts one that lends these tunnels at the gateways of these URLs, and waits for nothing.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub async fn at(
+        urls: &[&str],
+        folder: &Path,
+        name: &str,
+        tunnels: &[&str],
+        more: &[&str],
+    ) -> anyhow::Result<Self> {
+        let mut arguments: Vec<String> = ["--token", TOKEN, "--id", name].map(str::to_owned).into();
+        let gateways = urls.iter().map(|url| ("--gateway", url));
+        for (flag, value) in gateways.chain(tunnels.iter().map(|one| ("--tunnel", one))) {
+            arguments.extend([flag.to_owned(), (*value).to_owned()]);
+        }
+        arguments.extend(more.iter().map(|one| (*one).to_owned()));
+        let log = folder.join(format!("{name}.log"));
+        let binary = binary("patchbay-agent").await?;
+        let mut agent = Self {
+            program: Program::new(name, binary, arguments, log),
+        };
+        agent.program.start()?;
         Ok(agent)
     }
 }

@@ -6,12 +6,14 @@
 
 pub mod app;
 pub mod browser;
+pub mod churn;
 pub mod consistency;
 pub mod coordinator;
 pub mod differential;
 pub mod docker;
 pub mod early;
 pub mod eventually;
+pub mod fleet;
 pub mod frames;
 pub mod gateway;
 pub mod grpc;
@@ -23,6 +25,7 @@ pub mod lending;
 pub mod load;
 pub mod malformed;
 pub mod opener;
+pub mod paced;
 pub mod ports;
 pub mod postgres;
 pub mod program;

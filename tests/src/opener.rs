@@ -21,6 +21,8 @@ pub struct Order {
     pub protocol: String,
     /// Where the app listens.
     pub kernel: SocketAddr,
+    /// The host it is named by, if not by its address.
+    pub kernel_host: Option<String>,
     /// The session the app runs in.
     pub session: SessionId,
     /// The person the session belongs to.
@@ -38,6 +40,7 @@ impl Order {
             app: app.to_owned(),
             protocol: "http".into(),
             kernel,
+            kernel_host: None,
             session: SessionId::random(),
             user: UserId::random(),
             parameters: Vec::new(),
@@ -56,7 +59,7 @@ impl Order {
     pub fn conf_body(&self) -> Value {
         json!({
             "login_session_token": null,
-            "kernel_host": self.kernel.ip().to_string(),
+            "kernel_host": self.kernel_host.clone().unwrap_or_else(|| self.kernel.ip().to_string()),
             "kernel_port": self.kernel.port(),
             "session": {
                 "id": self.session,
@@ -177,6 +180,44 @@ impl Opener {
     /// What the coordinator answers instead.
     pub async fn read(&self, path: &str) -> anyhow::Result<Value> {
         answer(self.authorized(self.client.get(self.at(path)))).await
+    }
+
+    /// Posts to the coordinator's API with the Manager's secret.
+    ///
+    /// # Errors
+    /// What the coordinator answers instead.
+    pub async fn send(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        answer(self.authorized(self.client.post(self.at(path)).json(body))).await
+    }
+
+    /// Opens an endpoint with one route to a model server that listens here; answers with its id
+    /// and URL.
+    ///
+    /// # Errors
+    /// What the coordinator answers instead.
+    pub async fn open_endpoint(
+        &self,
+        kernel: SocketAddr,
+        public: bool,
+    ) -> anyhow::Result<(EndpointId, String)> {
+        let (id, user) = (EndpointId::random(), UserId::random());
+        let item = json!({
+            "deployment_id": id, "service_name": "my-llm", "open_to_public": public,
+            "tags": {
+                "session": {"user_uuid": user, "project_id": user, "domain_name": "default"},
+                "endpoint": {"id": id, "runtime_variant": "vllm", "existing_url": null},
+            },
+        });
+        let route = json!({
+            "session_id": SessionId::random(), "route_id": RouteId::random(),
+            "kernel_host": kernel.ip().to_string(), "kernel_port": kernel.port(),
+        });
+        let opened = json!({ "endpoints": [item] });
+        let opened = self.send("/v2/endpoints/bulk", &opened).await?;
+        let routes = json!({"endpoints": [{"deployment_id": id, "routes": [route]}]});
+        self.send("/v2/endpoints/bulk/routes", &routes).await?;
+        let url = opened["endpoints"][0]["url"].as_str().context("no URL")?;
+        Ok((id, url.trim_end_matches('/').to_owned()))
     }
 
     /// The circuit as the coordinator knows it.

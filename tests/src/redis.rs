@@ -58,6 +58,19 @@ impl RedisServer {
         Ok(())
     }
 
+    /// Makes it hang, or go on: connections stay and nothing is answered meanwhile.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub async fn freeze(&self, frozen: bool) -> anyhow::Result<()> {
+        let pid = self.child.as_ref().and_then(Child::id);
+        let pid = pid.context("Redis does not run")?.to_string();
+        let signal = if frozen { "-STOP" } else { "-CONT" };
+        let status = Command::new("kill").args([signal, &pid]).status().await?;
+        anyhow::ensure!(status.success(), "kill {signal} {pid}: {status}");
+        Ok(())
+    }
+
     /// Stops it if it runs, and starts it again on the same port, empty.
     ///
     /// # Errors

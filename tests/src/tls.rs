@@ -10,7 +10,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -73,6 +74,25 @@ impl Authority {
             der: cert.der().clone(),
             key_der: PrivateKeyDer::try_from(key.serialize_der()).map_err(anyhow::Error::msg)?,
         })
+    }
+}
+
+impl Authority {
+    /// How a server shakes hands that shows `own` and wants a certificate of this authority's.
+    ///
+    /// # Errors
+    /// If the library refuses them.
+    pub fn guarding(&self, own: &Issued) -> anyhow::Result<ServerConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone())?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let guard =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(guard.build()?)
+            .with_single_cert(vec![own.der.clone()], own.key_der.clone_key())?;
+        Ok(config)
     }
 }
 

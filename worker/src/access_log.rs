@@ -5,8 +5,8 @@
 //! pieces. When the reader of our output stalls, lines are dropped and counted rather than
 //! traffic held up.
 
-use std::fmt::Write as _;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -30,8 +30,10 @@ pub struct Line<'a> {
     pub request_id: &'a str,
     /// Id of the request that opened the circuit.
     pub origin_request_id: Option<&'a str>,
+    /// The trace the request belongs to.
+    pub traceparent: Option<&'a str>,
     /// Address of the client.
-    pub client: Option<std::net::SocketAddr>,
+    pub client: Option<SocketAddr>,
     /// HTTP method.
     pub method: &'a str,
     /// Path without query.
@@ -42,6 +44,8 @@ pub struct Line<'a> {
     pub app: Option<&'a str>,
     /// By what right the request was carried.
     pub credential: Option<&'a str>,
+    /// Name of the permit or token, by which it can be revoked.
+    pub grant: Option<&'a str>,
     /// Where it was sent.
     pub route: Option<&'a str>,
     /// The gateway's route.
@@ -60,8 +64,14 @@ pub struct Line<'a> {
     pub duration: Duration,
     /// Time to the answer's head.
     pub first_byte: Option<Duration>,
+    /// The status the gateway's instance answered, and how long it took to.
+    pub upstream: Option<(u16, Duration)>,
+    /// Whether its connection was `new` or `reused`.
+    pub connection: Option<&'a str>,
     /// Upstreams tried before.
     pub retries: usize,
+    /// It took longer than the operator likes.
+    pub slow: bool,
     /// How a spliced connection ended.
     pub end: Option<&'a str>,
     /// Why the request was not carried, or not to its end.
@@ -109,16 +119,6 @@ impl Clock {
     }
 }
 
-/// Text written to the end of a buffer.
-struct End<'a>(&'a mut Vec<u8>);
-
-impl std::fmt::Write for End<'_> {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        self.0.extend_from_slice(text.as_bytes());
-        Ok(())
-    }
-}
-
 impl AccessLog {
     /// A log that writes to standard output, or drops every line if it is not enabled.
     ///
@@ -157,12 +157,11 @@ impl AccessLog {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let mut out = End(&mut waiting.bytes);
-        // Writing to memory cannot fail.
-        let _ = match self.format {
-            LogFormat::Text => line.text(&mut out, waiting.clock.read()),
-            LogFormat::Json => line.json(&mut out, waiting.clock.read()),
-        };
+        let out = &mut waiting.bytes;
+        match self.format {
+            LogFormat::Text => line.text(out, waiting.clock.read()),
+            LogFormat::Json => line.json(out, waiting.clock.read()),
+        }
         if before < WAKE_AT && waiting.bytes.len() >= WAKE_AT {
             self.shared.wake.notify_one();
         }
@@ -216,88 +215,158 @@ impl Shared {
 }
 
 impl Line<'_> {
-    fn text(&self, out: &mut End<'_>, (time, millis): (&str, u32)) -> std::fmt::Result {
-        write!(
+    fn text(&self, out: &mut Vec<u8>, time: (&str, u32)) {
+        stamp(out, time);
+        put(
             out,
-            "{time}.{millis:03}Z ACCESS {} request_id={}",
-            self.kind, self.request_id
-        )?;
-        self.each(&mut |name, value| match value {
-            Value::Text(text) if is_plain(text) => write!(out, " {name}={text}"),
-            Value::Text(text) => write!(out, " {name}={text:?}"),
-            Value::Shown(shown) => write!(out, " {name}={shown}"),
-        })?;
-        out.write_char('\n')
+            &[" ACCESS ", self.kind, " request_id=", self.request_id],
+        );
+        self.each(|name, value| {
+            put(out, &[" ", name, "="]);
+            match value {
+                Value::Text(text) if is_plain(text) => put(out, &[text]),
+                // Writing to memory cannot fail.
+                Value::Text(text) => drop(write!(out, "{text:?}")),
+                value => value.bare(out),
+            }
+        });
+        out.push(b'\n');
     }
 
-    fn json(&self, out: &mut End<'_>, (time, millis): (&str, u32)) -> std::fmt::Result {
-        write!(
-            out,
-            "{{\"time\":\"{time}.{millis:03}Z\",\"level\":\"ACCESS\",\"kind\":\"{}\",\"request_id\":\"{}\"",
-            self.kind, self.request_id
-        )?;
-        self.each(&mut |name, value| match value {
-            Value::Text(text) => {
-                let quoted = serde_json::Value::from(text);
-                write!(out, ",\"{name}\":{quoted}")
+    fn json(&self, out: &mut Vec<u8>, time: (&str, u32)) {
+        put(out, &["{\"time\":\""]);
+        stamp(out, time);
+        put(out, &["\",\"level\":\"ACCESS\",\"kind\":\"", self.kind]);
+        put(out, &["\",\"request_id\":\"", self.request_id, "\""]);
+        self.each(|name, value| {
+            put(out, &[",\"", name, "\":"]);
+            match value {
+                Value::Text(text) => drop(write!(out, "{}", serde_json::Value::from(text))),
+                Value::Client(_) => {
+                    out.push(b'"');
+                    value.bare(out);
+                    out.push(b'"');
+                }
+                value => value.bare(out),
             }
-            Value::Shown(shown) if name == "client" => write!(out, ",\"{name}\":\"{shown}\""),
-            Value::Shown(shown) => write!(out, ",\"{name}\":{shown}"),
-        })?;
-        out.write_str("}\n")
+        });
+        put(out, &["}\n"]);
     }
 
     /// Every field that has a value, in the order lines show them.
-    fn each(
-        &self,
-        visit: &mut dyn FnMut(&'static str, Value<'_>) -> std::fmt::Result,
-    ) -> std::fmt::Result {
-        let mut text = |name, value: Option<&str>| match value {
-            Some(value) => visit(name, Value::Text(value)),
-            None => Ok(()),
-        };
-        text("origin_request_id", self.origin_request_id)?;
-        text("method", Some(self.method).filter(|m| !m.is_empty()))?;
-        text("path", Some(self.path).filter(|p| !p.is_empty()))?;
-        text("circuit", self.circuit)?;
-        text("app", self.app)?;
-        text("gateway_route", self.gateway_route)?;
-        text("service", self.service)?;
-        text("subject", self.subject)?;
-        text("auth", self.credential)?;
-        text("route", self.route)?;
-        text("end", self.end)?;
-        text("error", self.error)?;
-        if let Some(client) = self.client {
-            visit("client", Value::Shown(&client))?;
+    fn each(&self, mut visit: impl FnMut(&'static str, Value<'_>)) {
+        let texts = [
+            ("origin_request_id", self.origin_request_id),
+            ("traceparent", self.traceparent),
+            ("method", Some(self.method).filter(|m| !m.is_empty())),
+            ("path", Some(self.path).filter(|p| !p.is_empty())),
+            ("circuit", self.circuit),
+            ("app", self.app),
+            ("gateway_route", self.gateway_route),
+            ("service", self.service),
+            ("subject", self.subject),
+            ("auth", self.credential),
+            ("grant", self.grant),
+            ("route", self.route),
+            ("connection", self.connection),
+            ("end", self.end),
+            ("error", self.error),
+        ];
+        for (name, text) in texts {
+            if let Some(text) = text {
+                visit(name, Value::Text(text));
+            }
         }
-        visit("status", Value::Shown(&self.status))?;
-        visit("bytes_in", Value::Shown(&self.bytes_in))?;
-        visit("bytes_out", Value::Shown(&self.bytes_out))?;
-        visit("duration_ms", Value::Shown(&Millis(self.duration)))?;
+        if let Some(client) = self.client {
+            visit("client", Value::Client(client));
+        }
+        visit("status", Value::Number(self.status.into()));
+        visit("bytes_in", Value::Number(self.bytes_in));
+        visit("bytes_out", Value::Number(self.bytes_out));
+        visit("duration_ms", Value::Millis(self.duration));
         if let Some(first_byte) = self.first_byte {
-            visit("first_byte_ms", Value::Shown(&Millis(first_byte)))?;
+            visit("first_byte_ms", Value::Millis(first_byte));
+        }
+        if let Some((status, latency)) = self.upstream {
+            visit("upstream_status", Value::Number(status.into()));
+            visit("upstream_ms", Value::Millis(latency));
+        }
+        if self.slow {
+            visit("slow", Value::Flag);
         }
         if self.retries > 0 {
-            visit("retries", Value::Shown(&self.retries))?;
+            visit("retries", Value::Number(self.retries as u64));
         }
-        Ok(())
     }
 }
 
+/// Written by hand: a line is written for every request, and the formatter costs as much as all
+/// that is formatted.
+#[derive(Clone, Copy)]
 enum Value<'a> {
     Text(&'a str),
-    Shown(&'a dyn std::fmt::Display),
+    Number(u64),
+    Client(SocketAddr),
+    /// Milliseconds with three digits.
+    Millis(Duration),
+    /// A thing that is said only where it is so.
+    Flag,
 }
 
-/// Milliseconds with three digits.
-struct Millis(Duration);
-
-impl std::fmt::Display for Millis {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let micros = self.0.as_micros();
-        write!(f, "{}.{:03}", micros / 1_000, micros % 1_000)
+impl Value<'_> {
+    fn bare(self, out: &mut Vec<u8>) {
+        match self {
+            Self::Text(text) => put(out, &[text]),
+            Self::Flag => put(out, &["true"]),
+            Self::Number(number) => decimal(out, number, 1),
+            Self::Client(SocketAddr::V4(client)) => {
+                for (place, octet) in client.ip().octets().into_iter().enumerate() {
+                    if place > 0 {
+                        out.push(b'.');
+                    }
+                    decimal(out, octet.into(), 1);
+                }
+                out.push(b':');
+                decimal(out, client.port().into(), 1);
+            }
+            Self::Client(client) => drop(write!(out, "{client}")),
+            Self::Millis(time) => {
+                decimal(
+                    out,
+                    time.as_secs() * 1_000 + u64::from(time.subsec_millis()),
+                    1,
+                );
+                out.push(b'.');
+                decimal(out, u64::from(time.subsec_micros()) % 1_000, 3);
+            }
+        }
     }
+}
+
+fn put(out: &mut Vec<u8>, parts: &[&str]) {
+    for part in parts {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+/// `2026-08-23T01:02:03.004Z`.
+fn stamp(out: &mut Vec<u8>, (time, millis): (&str, u32)) {
+    put(out, &[time, "."]);
+    decimal(out, millis.into(), 3);
+    out.push(b'Z');
+}
+
+/// A number, with zeros before it if it is shorter than `least` digits.
+fn decimal(out: &mut Vec<u8>, mut number: u64, least: usize) {
+    let mut digits = [b'0'; 20];
+    let mut start = digits.len();
+    while number > 0 {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+    let start = start.min(digits.len() - least);
+    out.extend_from_slice(&digits[start..]);
 }
 
 fn is_plain(text: &str) -> bool {
@@ -326,7 +395,7 @@ mod tests {
     fn one_line_whatever_the_path() {
         let mut bytes = Vec::new();
         let at = ("2026-08-23T01:02:03", 4);
-        line().text(&mut End(&mut bytes), at).unwrap();
+        line().text(&mut bytes, at);
         let text = String::from_utf8(bytes).unwrap();
         assert!(
             text.starts_with("2026-08-23T01:02:03.004Z ACCESS http "),
@@ -336,13 +405,36 @@ mod tests {
         assert!(text.contains("request_id=r-1"), "{text}");
         assert!(text.contains("path=\"/a\\nb\""), "{text}");
         assert!(text.contains("duration_ms=1.234"), "{text}");
+        assert!(
+            text.contains("client=1.2.3.4:5 status=200 bytes_in=0"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn numbers_are_written_whole() {
+        for (number, least, expected) in [
+            (0, 1, "0"),
+            (7, 3, "007"),
+            (1_234, 3, "1234"),
+            (u64::MAX, 1, "18446744073709551615"),
+        ] {
+            let mut out = Vec::new();
+            decimal(&mut out, number, least);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+        let mut out = Vec::new();
+        Value::Millis(Duration::from_millis(65_007)).bare(&mut out);
+        out.push(b' ');
+        Value::Client("[::1]:80".parse().unwrap()).bare(&mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), "65007.000 [::1]:80");
     }
 
     #[test]
     fn json_parses() {
         let mut bytes = Vec::new();
         let at = Clock::default();
-        line().json(&mut End(&mut bytes), { at }.read()).unwrap();
+        line().json(&mut bytes, { at }.read());
         let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         assert!(json["time"].as_str().unwrap().ends_with('Z'));
         assert_eq!(json["path"], "/a\nb");

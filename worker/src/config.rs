@@ -18,13 +18,15 @@ use patchbay_listen::{proxy_protocol, tls};
 
 mod limits;
 mod sections;
+mod timeouts;
 mod upstreams;
 
 use crate::gateway::config::GatewayConfig;
 
 pub use limits::Limits;
-pub use sections::{Cors, Http2, Permit, Server, Sync, Timeouts};
+pub use sections::{Cors, Counting, Http2, Permit, Server, Sync};
 use sections::{PortProxy, ProxyProtocolSection, ProxyWorker, WildcardDomain};
+pub use timeouts::{Patience, Timeouts};
 
 /// Where the file may be.
 pub const DISCOVERY: Discovery = Discovery {
@@ -94,6 +96,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// `[sync]`.
     pub sync: Sync,
+    /// `[metrics]`.
+    pub metrics: Counting,
     /// `[cors]`.
     pub cors: Cors,
     /// `[http2]`.
@@ -211,18 +215,19 @@ impl Config {
         let gateway = GatewayConfig::read(l);
         let tunnels = crate::tunnel::Settings::read(l, |name| std::env::var(name).ok());
         let worker = match &gateway {
-            Some(gateway) if !has_circuits => ProxyWorker::absent(gateway.admin_bind),
+            Some(gateway) if !has_circuits => ProxyWorker::absent(gateway),
             _ => l.section::<ProxyWorker>(WORKER, Strictness::Theirs),
         };
         let redis: Redis = l.section("redis", Strictness::Theirs);
         let mut secrets: Secrets = l.section("secrets", Strictness::Theirs);
         let mut permit_hash: PermitHash = l.section("permit_hash", Strictness::Theirs);
         if !has_circuits {
-            sections::fill(&mut secrets, &mut permit_hash);
+            let coordinated = gateway.as_ref().is_some_and(|gateway| gateway.follows);
+            sections::fill(&mut secrets, &mut permit_hash, coordinated);
         }
         let config = Self {
             authority: l.require(WORKER, "authority", worker.authority.clone()),
-            node_id: worker.id.clone().unwrap_or_else(node_id),
+            node_id: worker.id.clone().unwrap_or_else(sections::node_id),
             coordinator: coordinator(l, worker.coordinator_endpoint.as_deref()),
             verify_coordinator: worker.verify_coordinator_ssl_certificate,
             protocol: protocol(l, worker.protocol),
@@ -249,10 +254,11 @@ impl Config {
             permits: permit_hash.require(l),
             heartbeat_period: worker.heartbeat_period,
             log_format: args.log_format.or(logging.format).unwrap_or_default(),
-            server: l.section("server", Strictness::Ours),
+            server: l.section::<Server>("server", Strictness::Ours).check(l),
             permit: l.section("permit", Strictness::Ours),
-            timeouts: l.section("timeouts", Strictness::Ours),
+            timeouts: timeouts::read(l),
             sync: l.section("sync", Strictness::Ours),
+            metrics: l.section("metrics", Strictness::Ours),
             cors: l.section("cors", Strictness::Ours),
             http2: l.section("http2", Strictness::Ours),
             proxy_protocol: proxy_protocol(l),
@@ -320,14 +326,6 @@ impl Config {
                 "must be more than 0: 10 is usual",
             ));
         }
-    }
-}
-
-fn node_id() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    match host.trim() {
-        "" => "i-localhost".into(),
-        host => format!("i-{host}"),
     }
 }
 

@@ -11,6 +11,7 @@ use patchbay_common::request_id::RequestId;
 use patchbay_common::token::TokenError;
 use serde_json::json;
 
+use crate::conduct::TimeOut;
 use crate::gateway::refusal::GatewayRefusal;
 use crate::tunnel::TunnelError;
 use crate::upstream::Unavailable;
@@ -36,6 +37,9 @@ pub enum Refusal {
     /// A permit cookie, but not a good one.
     #[error("E20005: Invalid authorization cookie")]
     PermitInvalid,
+    /// The permit or token was good until somebody revoked it.
+    #[error("The permit or token has been revoked")]
+    Revoked,
     /// No `Authorization`.
     #[error("E20006: Authorization header not provided")]
     BearerMissing,
@@ -69,6 +73,9 @@ pub enum Refusal {
     /// The upstream did not answer in time.
     #[error("The app's kernel did not answer in time (response time-out)")]
     UpstreamTimeout,
+    /// A time-out that somebody has asked for.
+    #[error("{} ({} time-out)", late(*.0), word(*.0))]
+    TimedOut(TimeOut),
     /// Too many requests wait for an upstream with room.
     #[error("The app has as much to do as it may, and too many requests wait already")]
     QueueFull,
@@ -111,6 +118,24 @@ pub enum Refusal {
     /// The gateway does not carry it.
     #[error(transparent)]
     Gateway(#[from] GatewayRefusal),
+}
+
+/// What was too late, for people.
+fn late(which: TimeOut) -> &'static str {
+    match which {
+        TimeOut::FirstByte => "The app's kernel did not begin its answer in time",
+        TimeOut::Idle => "Nothing moved between the client and the app's kernel for too long",
+        TimeOut::Total => "The request as a whole took too long",
+    }
+}
+
+/// Which time-out it was.
+fn word(which: TimeOut) -> &'static str {
+    match which {
+        TimeOut::FirstByte => "first-byte",
+        TimeOut::Idle => "idle",
+        TimeOut::Total => "total",
+    }
 }
 
 impl Refusal {
@@ -242,6 +267,7 @@ impl From<&Refusal> for Problem {
             R::ClientAddress => CLIENT_ADDRESS,
             R::PermitMissing
             | R::PermitInvalid
+            | R::Revoked
             | R::BearerMissing
             | R::BearerScheme(_)
             | R::BearerInvalid(_)
@@ -252,7 +278,7 @@ impl From<&Refusal> for Problem {
             R::Tunnel(error) => tunnel::kind(error),
             R::UpstreamConnect => UPSTREAM_REFUSED,
             R::UpstreamBroke => UPSTREAM_BROKE,
-            R::UpstreamConnectTimeout | R::UpstreamTimeout => UPSTREAM_TIMEOUT,
+            R::UpstreamConnectTimeout | R::UpstreamTimeout | R::TimedOut(_) => UPSTREAM_TIMEOUT,
             R::NoUpstream => NO_UPSTREAM,
             R::CircuitClosed
             | R::Busy

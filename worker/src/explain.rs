@@ -4,9 +4,10 @@
 //! Leaving a record is one short lock on a slot nobody else is at, and texts that are moved, not
 //! copied; all the work is done by whoever asks.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -26,17 +27,21 @@ pub struct Record {
     /// Who sent it.
     pub client: Option<SocketAddr>,
     /// Its method.
-    pub method: String,
+    pub method: Cow<'static, str>,
     /// Its path, without the query.
     pub path: String,
     /// The circuit it went over.
     pub circuit: Option<CircuitId>,
     /// By what right it was admitted.
     pub credential: Option<&'static str>,
+    /// The trace it belonged to.
+    pub traceparent: Option<Box<str>>,
+    /// Name of the permit or token.
+    pub grant: Option<String>,
     /// Where it was sent, and why there.
-    pub route: Option<(String, &'static str)>,
+    pub route: Option<(Arc<str>, &'static str)>,
     /// Where it was sent before, and what went wrong there.
-    pub tried: Vec<(String, &'static str)>,
+    pub tried: Vec<(Arc<str>, &'static str)>,
     /// Status sent to the client; 0 if none was.
     pub status: u16,
     /// Body bytes from the client.
@@ -60,7 +65,7 @@ impl Record {
         let tried: Vec<Value> = self
             .tried
             .iter()
-            .map(|(route, fault)| json!({"route": route, "fault": fault}))
+            .map(|(route, fault)| json!({"route": &**route, "fault": fault}))
             .collect();
         let ended = self
             .ended
@@ -74,7 +79,9 @@ impl Record {
             "path": self.path,
             "circuit": self.circuit,
             "admitted_by": self.credential,
-            "route": self.route.as_ref().map(|(route, _)| route),
+            "grant": self.grant,
+            "traceparent": self.traceparent,
+            "route": self.route.as_ref().map(|(route, _)| &**route),
             "chosen_because": self.route.as_ref().map(|(_, why)| why),
             "tried_before": tried,
             "retries": self.tried.len(),

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use patchbay_common::circuit::Protocol;
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::plan::LiveService;
@@ -28,6 +29,15 @@ impl Target {
             Self::Circuit(circuit) => &circuit.upstreams,
             Self::Service(service) => &service.upstreams,
             Self::Tunnel(lent) => &lent.upstreams,
+        }
+    }
+
+    /// What its upstreams speak.
+    pub fn protocol(&self) -> Protocol {
+        match self {
+            Self::Circuit(circuit) => circuit.circuit.protocol,
+            Self::Service(service) => service.protocol,
+            Self::Tunnel(_) => Protocol::Http,
         }
     }
 

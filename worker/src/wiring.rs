@@ -88,7 +88,8 @@ pub fn run(config: Config, source: Source) -> anyhow::Result<()> {
     let prober = Prober::new(Arc::new(config.upstreams.clone()));
     let prober = Arc::new(prober.lending(Arc::clone(&tunnels)));
     let gateway = config.gateway.as_ref();
-    let gateway = gateway.map(|config| gateway::Room::new(config, &prober));
+    let redis = config.redis.as_ref();
+    let gateway = gateway.map(|config| gateway::Room::new(config, redis, &prober));
     let gateway = gateway.transpose()?;
     let rooms = Arc::new(Rooms {
         table: Arc::new(Table::watched(Arc::clone(&prober))),
@@ -273,10 +274,13 @@ impl BackgroundService for Syncing {
             changes: rooms.prober.changes(),
             status: link.watch(),
         };
+        let services = link.services();
+        let teller = tunnels::teller(rooms, &link);
         rooms.link.send_replace(Some(link));
         if let Some(gateway) = &rooms.gateway {
             gateway.gateway.start();
         }
+        let follow_services = gateway::follow(rooms.gateway.as_ref(), services);
         let hangup = tokio::sync::Notify::new();
         let reload = || {
             hangup.notify_one();
@@ -296,11 +300,23 @@ impl BackgroundService for Syncing {
                 reload::follow(&self.source, room, &rooms.tunnels, started, &hangup).await;
             }
         };
+        let shared = async {
+            if let Some(room) = &rooms.gateway {
+                room.run().await;
+            }
+        };
         tokio::join!(
             follow,
+            follow_services,
+            shared,
             Arc::clone(&rooms.prober).run(),
             rooms.tunnels.sweep(),
             reporter.run(),
+            async {
+                if let Some(teller) = teller {
+                    teller.run().await;
+                }
+            },
             Notify.feed_watchdog(),
             at_every_hangup(reload),
             watch,

@@ -28,7 +28,6 @@ const INERT: &[&str] = &[
     "profiling",
     "proxy_coordinator.aiomonitor_termui_port",
     "proxy_coordinator.aiomonitor_webui_port",
-    "proxy_coordinator.announce_addr",
     "proxy_coordinator.distributed_lock",
     "proxy_coordinator.enable_traefik",
     "proxy_coordinator.event_loop",

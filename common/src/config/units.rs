@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::de::{self, Deserializer, MapAccess, Visitor};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// A duration: a number of seconds, or a text such as `250ms`, `30s`, `5m`, `2h`, `7d`.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
@@ -14,6 +14,18 @@ impl Seconds {
     /// This many whole seconds.
     pub const fn from_secs(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
+    }
+}
+
+impl Serialize for Seconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.subsec_nanos() {
+            0 => serializer.collect_str(&format_args!("{}s", self.0.as_secs())),
+            nanos if nanos % 1_000_000 == 0 => {
+                serializer.collect_str(&format_args!("{}ms", self.0.as_millis()))
+            }
+            _ => serializer.serialize_f64(self.0.as_secs_f64()),
+        }
     }
 }
 

@@ -2,10 +2,14 @@
 //! calls (docs/TUNNELS.md), and the multiplexed connection. It knows neither who may register nor
 //! what a stream is used for: the worker's `tunnel` and the agent do.
 
+mod holding;
 mod messages;
 pub mod mux;
 mod name;
 
+pub use holding::{
+    CLAIM_SECONDS, Claim, Holding, Holdings, MOST_HOLDINGS, Refused, RelayAddress, Settled, Told,
+};
 pub use messages::{
     AgentRequest, Dispatch, Granted, Heard, Limits, Offer, Pulled, Register, Registered, Respond,
     Transport, decode_header, encode_header,
@@ -33,6 +37,8 @@ pub mod path {
     pub const LEAVE: &str = "/api/agent/leave";
     /// What every control call begins with.
     pub const AGENT: &str = "/api/agent/";
+    /// `GET` with an upgrade: another gateway's multiplexed connection.
+    pub const RELAY: &str = "/api/relay/connect";
     /// `GET`: whether the gateway is up.
     pub const HEALTH: &str = "/api/health";
     /// `GET`: all tunnels, for operators.

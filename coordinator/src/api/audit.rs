@@ -137,7 +137,8 @@ fn limit(value: &Value) -> Result<usize, Misfit> {
     params::limit(value, LONGEST_PAGE)
 }
 
-fn cursor(value: &Value) -> Result<u64, Misfit> {
+/// The place of a row: the `next` of the page before.
+pub(super) fn cursor(value: &Value) -> Result<u64, Misfit> {
     let number = match value {
         Value::Number(number) => number.as_u64(),
         Value::String(text) => text.trim().parse().ok(),

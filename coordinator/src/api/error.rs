@@ -17,6 +17,7 @@ use super::accept;
 use super::json::{CONTENT_TYPE_JSON, to_vec};
 use crate::circuits::{CloseError, EndpointError, OpenError};
 use crate::registry::JoinError;
+use crate::services::ServiceError;
 use crate::store::StoreError;
 
 const PROBLEMS: &str = "https://api.backend.ai/probs/";
@@ -80,6 +81,9 @@ pub(crate) enum ApiError {
     /// Joining failed.
     #[error(transparent)]
     Join(#[from] JoinError),
+    /// A service cannot be so.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -308,6 +312,7 @@ impl From<&ApiError> for Problem {
                 .data(json!({"errors": [FieldError::new("value_error", vec![(*field).into()], *fix)]})),
             ApiError::Join(JoinError::NoSuchWorker) => no_such("worker"),
             ApiError::Join(JoinError::Store(error)) => storing(error),
+            ApiError::Service(error) => services(error),
             ApiError::Store(error) => storing(error),
             ApiError::Internal(_) => internal(),
         }
@@ -346,6 +351,31 @@ fn endpoints(error: &EndpointError) -> Problem {
     }
 }
 
+fn services(error: &ServiceError) -> Problem {
+    let invalid = |flaws: &[(String, String)]| {
+        let mistake = |(key, problem): &(String, String)| {
+            let loc = key.split('.').map(Value::from).collect();
+            FieldError::new("value_error", loc, problem.as_str())
+        };
+        let errors: Vec<FieldError> = flaws.iter().map(mistake).collect();
+        Problem::from(&ApiError::Invalid(errors))
+    };
+    match error {
+        ServiceError::NoSuchService => no_such("service"),
+        ServiceError::Name(_) => invalid(&[("name".into(), error.to_string())]),
+        ServiceError::Flawed(flaws) => invalid(flaws),
+        ServiceError::Found { origins } => conflict().msg(error).data(json!({"origins": origins})),
+        ServiceError::RouteTaken { route, service } => {
+            let data = json!({"route": route, "service": service});
+            conflict().msg(error).data(data)
+        }
+        ServiceError::Tied { service, .. } => {
+            conflict().msg(error).data(json!({"service": service}))
+        }
+        ServiceError::Store(error) => storing(error),
+    }
+}
+
 fn not_responding(worker: &str) -> Problem {
     unavailable()
         .msg("E10001: Proxy worker not responding")
@@ -366,6 +396,7 @@ fn storing(error: &StoreError) -> Problem {
                 .msg("Input validation error")
                 .data(json!({"errors": [mistake]}))
         }
+        StoreError::ListFull(full) => conflict().msg(full),
         StoreError::UnknownSchema { .. }
         | StoreError::Corrupt { .. }
         | StoreError::Failed { .. } => Problem::new(
@@ -457,28 +488,4 @@ fn escape(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn code_parts_are_cut_at_underscores() {
-        let problem = Problem::from(&ApiError::Open(OpenError::NoWorker));
-        assert_eq!(problem.code_parts(), ("agent", "access", "not-found"));
-    }
-
-    #[test]
-    fn pages_escape_what_they_quote() {
-        let page = page(&Problem::from(&ApiError::NoRoute("/<script>".into())));
-        assert!(page.contains("<h1>Backend.AI</h1><h2>Unknown URL path.</h2>"));
-        assert!(page.contains("/&lt;script&gt;") && !page.contains("<script>"));
-    }
-
-    #[test]
-    fn absent_parts_are_left_out() {
-        let body = to_vec(&Problem::from(&ApiError::NoSuch("circuit"))).unwrap();
-        assert_eq!(
-            String::from_utf8(body).unwrap(),
-            r#"{"type": "https://api.backend.ai/probs/object-not-found", "title": "E00002: No such circuit.", "error_code": "agent_read_not-found"}"#
-        );
-    }
-}
+mod tests;

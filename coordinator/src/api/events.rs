@@ -25,6 +25,8 @@ use crate::publish::{Feed, Item};
 use crate::store::LoggedEvent;
 
 const LAST_EVENT_ID: &str = "last-event-id";
+/// What a quiet stream says.
+pub(super) const KEEP_ALIVE: &[u8] = b": still here\n\n";
 
 /// Opens the stream.
 pub(crate) async fn listen(
@@ -51,7 +53,7 @@ pub(crate) async fn listen(
 }
 
 /// The reader's place: the header that browsers resend wins over the query.
-fn place(headers: &HeaderMap, params: &Params) -> Result<Option<u64>, ApiError> {
+pub(super) fn place(headers: &HeaderMap, params: &Params) -> Result<Option<u64>, ApiError> {
     let fields = params.fields();
     let header = headers.get(LAST_EVENT_ID).map(|value| {
         let place = value
@@ -97,11 +99,11 @@ fn frame(item: &Item) -> Bytes {
         Item::Resync(generation) => note("resync", *generation),
         Item::Event(event) => change(event, true),
         Item::Again(event) => change(event, false),
-        Item::KeepAlive => Bytes::from_static(b": still here\n\n"),
+        Item::KeepAlive => Bytes::from_static(KEEP_ALIVE),
     }
 }
 
-fn note(name: &str, generation: u64) -> Bytes {
+pub(super) fn note(name: &str, generation: u64) -> Bytes {
     format!(
         "event: {name}\ndata: {}\n\n",
         json!({ "generation": generation })

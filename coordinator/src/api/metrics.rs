@@ -16,6 +16,7 @@ use prometheus::{
     HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use super::compat::{self, Counted, Processor};
 use super::error::{ApiError, Problem};
 use super::figures::Figures;
 use super::{App, Peer};
@@ -34,6 +35,9 @@ const EXPIRY: (&str, &str) = (
     "patchbay_tls_certificate_expiry_timestamp_seconds",
     "When each certificate in use ends, in Unix seconds",
 );
+/// Outcomes of a publication.
+const TAKEN: &str = "taken";
+const FAILED: &str = "failed";
 const BUCKETS: [f64; 9] = [0.001, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 
 /// The coordinator's families. Labels are routes, words and workers' names, never clients.
@@ -50,6 +54,7 @@ pub struct Metrics {
     certificates: IntGaugeVec,
     tls: Option<Arc<tls::Live>>,
     figures: Figures,
+    processor: Processor,
 }
 
 impl Metrics {
@@ -108,6 +113,7 @@ impl Metrics {
             certificates: gauges(EXPIRY.0, EXPIRY.1, "certificate")?,
             tls,
             figures: Figures::new(&registry)?,
+            processor: Processor::default(),
             registry,
         };
         let all: [Box<dyn prometheus::core::Collector>; 9] = [
@@ -138,7 +144,7 @@ impl Metrics {
 
     /// Counts an attempt to publish.
     pub fn published(&self, bus: &'static str, taken: bool) {
-        let outcome = if taken { "taken" } else { "failed" };
+        let outcome = if taken { TAKEN } else { FAILED };
         self.published.with_label_values(&[bus, outcome]).inc();
     }
 
@@ -242,5 +248,16 @@ pub(crate) async fn expose(
     let feeds = i64::try_from(app.streams.open_feeds()).unwrap_or(i64::MAX);
     app.metrics.feeds.set(feeds);
     app.metrics.read_certificates();
-    Ok(([(CONTENT_TYPE, EXPOSITION)], render(&app.metrics.registry)).into_response())
+    let mut text = render(&app.metrics.registry);
+    let sent = |outcome| {
+        let labels = ["redis", outcome];
+        app.metrics.published.with_label_values(&labels).get()
+    };
+    let counted = Counted {
+        heard: app.acknowledgements.heard_so_far(),
+        sent: sent(TAKEN),
+        unsent: sent(FAILED),
+    };
+    compat::append(&mut text, &app.metrics.processor, counted);
+    Ok(([(CONTENT_TYPE, EXPOSITION)], text).into_response())
 }

@@ -8,6 +8,7 @@ mod accept;
 mod audit;
 mod auth;
 mod circuits;
+mod compat;
 mod cors;
 mod edge;
 mod endpoints;
@@ -24,10 +25,14 @@ mod params;
 mod proxy;
 mod relay;
 mod request_id;
+mod revocations;
 mod route_health;
 mod routes;
 mod serve;
+mod services;
 mod slots;
+mod tunnels;
+mod uses;
 mod view;
 mod workers;
 
@@ -42,10 +47,12 @@ use ipnet::IpNet;
 use patchbay_common::config::Secret;
 use patchbay_common::lifecycle::Drain;
 use patchbay_common::token::TokenKey;
+use tokio::sync::watch;
 
 use crate::circuits::{Closer, Endpoints, Opener};
 use crate::publish::{Acknowledgements, Streams};
 use crate::registry::{Marks, Registry};
+use crate::services::Services;
 use crate::store::Store;
 
 pub use health::{Component, Health};
@@ -88,10 +95,13 @@ pub struct Parts {
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) marks: Marks,
     pub(crate) streams: Arc<Streams>,
+    pub(crate) services: Services,
     pub(crate) acknowledgements: Arc<Acknowledgements>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) drain: Drain,
+    /// Turns over when a gateway has told of its tunnels.
+    pub(crate) tunnels_changed: watch::Sender<u64>,
     pub(crate) credentials: Credentials,
     pub(crate) jwt: TokenKey,
     pub(crate) advertise_url: String,
@@ -117,6 +127,8 @@ pub struct Rooms {
     pub marks: Marks,
     /// Feeds of listening workers.
     pub streams: Arc<Streams>,
+    /// Services of the gateway.
+    pub services: Services,
     /// What workers say they serve.
     pub acknowledgements: Arc<Acknowledgements>,
     /// How the parts are.
@@ -138,10 +150,12 @@ impl App {
             endpoints: rooms.endpoints,
             marks: rooms.marks,
             streams: rooms.streams,
+            services: rooms.services,
             acknowledgements: rooms.acknowledgements,
             health: rooms.health,
             metrics: rooms.metrics,
             drain: rooms.drain,
+            tunnels_changed: watch::channel(0).0,
             credentials: Credentials::new(settings.api_secret),
             jwt: settings.jwt,
             advertise_url: settings.advertise_url,

@@ -68,6 +68,11 @@ impl Params {
         })
     }
 
+    /// The parameters as they came, for bodies that are read strictly.
+    pub(crate) fn into_value(self) -> Value {
+        Value::Object(self.0)
+    }
+
     /// Whether there is a parameter of this name.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.0.contains_key(key)
@@ -331,6 +336,15 @@ pub(crate) fn count(value: &Value) -> Result<u32, Misfit> {
                 "Input should be a whole number from 0".into(),
             )
         })
+}
+
+/// A generation.
+pub(crate) fn generation(value: &Value) -> Result<u64, Misfit> {
+    let number = match value {
+        Value::String(text) => text.parse().ok(),
+        other => other.as_u64(),
+    };
+    number.ok_or_else(|| ("int_type", "Input should be a whole number from 0".into()))
 }
 
 /// Entries of a page, 1 up to `most`, also as text.

@@ -7,6 +7,7 @@ use http::header::{HeaderValue, LOCATION};
 use http::{HeaderMap, StatusCode};
 use patchbay_common::circuit::Protocol;
 use patchbay_common::client_ips::ClientIps;
+use patchbay_common::grant;
 use patchbay_common::id::{SessionId, TokenId};
 use patchbay_common::token::SetupClaims;
 use serde_json::{Map, Value, json};
@@ -289,6 +290,7 @@ pub(crate) fn setup_url(
         version: Some("v2".into()),
         redirect: Some(redirect.to_owned()),
         circuit: opened.circuit.id,
+        jti: Some(grant::new_name().to_string()),
     };
     let signed = app
         .jwt

@@ -39,11 +39,7 @@ pub(crate) async fn report(
     params: Params,
 ) -> Result<Response, ApiError> {
     let worker = id(&segment, "worker")?;
-    let node = node(&headers).unwrap_or("-");
-    if node.chars().count() > LONGEST_NODE {
-        let problem = format!("X-Patchbay-Node is longer than {LONGEST_NODE} characters");
-        return Err(ApiError::BadRequest(problem));
-    }
+    let node = named_node(&headers)?;
     let report: RouteReport = params.read()?;
     if !app
         .store
@@ -53,6 +49,16 @@ pub(crate) async fn report(
         return Err(ApiError::NoSuch("worker"));
     }
     Ok(Answer(json!({"success": true})).into_response())
+}
+
+/// The node that speaks; one without a name is the only one.
+pub(crate) fn named_node(headers: &HeaderMap) -> Result<&str, ApiError> {
+    let node = node(headers).unwrap_or("-");
+    if node.chars().count() > LONGEST_NODE {
+        let problem = format!("X-Patchbay-Node is longer than {LONGEST_NODE} characters");
+        return Err(ApiError::BadRequest(problem));
+    }
+    Ok(node)
 }
 
 #[derive(Serialize)]

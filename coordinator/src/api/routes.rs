@@ -9,7 +9,7 @@ use super::endpoints::{bulk, single};
 use super::error::ApiError;
 use super::{
     App, audit, circuits, cors, edge, events, fleet, health, mappings, metrics, openapi, proxy,
-    relay, route_health, slots, workers,
+    relay, revocations, route_health, services, slots, tunnels, uses, workers,
 };
 
 /// The whole API.
@@ -58,6 +58,10 @@ pub fn router(app: App) -> Router {
             "/api/circuit/{id}/statistics",
             shared(get(circuits::statistics)),
         )
+        .route(
+            "/api/circuit/{id}/revocations",
+            shared(get(revocations::list).post(revocations::revoke)),
+        )
         .route("/api/circuit/_/bulk", shared(delete(circuits::close_many)))
         .route("/api/audit", shared(get(audit::list)))
         .route("/api/slots", shared(get(slots::list)))
@@ -68,6 +72,7 @@ pub fn router(app: App) -> Router {
         .merge(endpoints())
         .merge(conditions())
         .merge(own())
+        .merge(gateway())
         .merge(relayed)
         .method_not_allowed_fallback(no_method)
         .fallback(no_route)
@@ -78,7 +83,7 @@ pub fn router(app: App) -> Router {
         .layer(from_fn_with_state(app, edge::exchange))
 }
 
-/// How routes are.
+/// How routes are, and who holds tunnels.
 fn conditions() -> Router<App> {
     Router::new()
         .route("/health/summary", shared(get(route_health::summary)))
@@ -91,6 +96,9 @@ fn conditions() -> Router<App> {
             "/api/worker/{id}/route-health",
             shared(post(route_health::report)),
         )
+        .route("/api/worker/{id}/uses", shared(post(uses::note)))
+        .route("/api/worker/{id}/tunnels", shared(post(tunnels::claim)))
+        .route("/api/tunnels", shared(get(tunnels::list)))
 }
 
 /// What the Manager calls for model serving.
@@ -142,6 +150,22 @@ fn own() -> Router<App> {
                     .delete(mappings::remove),
             ),
         )
+}
+
+/// Services of the gateway.
+fn gateway() -> Router<App> {
+    Router::new()
+        .route("/api/services", shared(get(services::list)))
+        .route(
+            "/api/services/{name}",
+            shared(
+                get(services::read)
+                    .put(services::put)
+                    .delete(services::remove),
+            ),
+        )
+        .route("/api/services/_/events", shared(get(services::listen)))
+        .route("/api/services/_/audit", shared(get(services::audit)))
 }
 
 /// A path that pages of other origins may call.

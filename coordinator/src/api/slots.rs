@@ -34,8 +34,8 @@ pub(crate) async fn list(
     };
     let mut slots = Vec::new();
     for worker in workers {
-        if let Some(held) = app.store.worker_circuits(worker.id).await? {
-            let all = view::slots(&worker, &held.circuits);
+        if let Some(held) = app.store.held_slots(worker.id).await? {
+            let all = view::slots(&worker, held.slots);
             slots.extend(all.into_iter().filter(|slot| slot.in_use || !used_only));
         }
     }

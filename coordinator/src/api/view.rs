@@ -6,7 +6,7 @@ use patchbay_common::circuit::{Circuit, FrontendMode, Protocol};
 use patchbay_common::id::CircuitId;
 use patchbay_common::worker::{SlotView, Worker, WorkerView};
 
-use crate::store::WorkerCircuits;
+use crate::store::{HeldSlot, HeldSlots};
 
 /// Base URL of a worker's API as clients reach it, without the port its scheme implies.
 pub(crate) fn endpoint(worker: &Worker) -> String {
@@ -60,11 +60,12 @@ fn host(worker: &Worker) -> String {
 }
 
 /// A worker with all its slots.
-pub(crate) fn full(worker: Worker, held: &WorkerCircuits) -> WorkerView {
-    let slots = slots(&worker, &held.circuits);
+pub(crate) fn full(worker: Worker, held: HeldSlots) -> WorkerView {
+    let count = held.slots.len();
+    let slots = slots(&worker, held.slots);
     // What is shown beside the circuits agrees with them, whatever the counter says.
     let worker = Worker {
-        occupied_slots: i32::try_from(held.circuits.len()).unwrap_or(i32::MAX),
+        occupied_slots: i32::try_from(count).unwrap_or(i32::MAX),
         ..worker
     };
     with_slots(worker, slots, held.generation)
@@ -99,17 +100,18 @@ fn with_slots(worker: Worker, slots: Vec<SlotView>, generation: u64) -> WorkerVi
         nodes: worker.nodes,
         slots,
         generation: Some(generation),
+        services_generation: None,
     }
 }
 
 /// In port mode every port of the range, in wildcard mode the subdomains in use
 /// (contract/rest-coordinator.md §7).
-pub(crate) fn slots(worker: &Worker, circuits: &[Circuit]) -> Vec<SlotView> {
+pub(crate) fn slots(worker: &Worker, held: Vec<HeldSlot>) -> Vec<SlotView> {
     match (worker.frontend_mode, worker.port_range) {
         (FrontendMode::Port, Some((first, last))) => {
-            let holders: HashMap<u16, CircuitId> = circuits
+            let holders: HashMap<u16, CircuitId> = held
                 .iter()
-                .filter_map(|circuit| Some((circuit.port?, circuit.id)))
+                .filter_map(|slot| Some((slot.port?, slot.circuit)))
                 .collect();
             (first..=last)
                 .map(|port| SlotView {
@@ -122,14 +124,14 @@ pub(crate) fn slots(worker: &Worker, circuits: &[Circuit]) -> Vec<SlotView> {
                 .collect()
         }
         (FrontendMode::Port, None) => Vec::new(),
-        (FrontendMode::Wildcard, _) => circuits
-            .iter()
-            .map(|circuit| SlotView {
+        (FrontendMode::Wildcard, _) => held
+            .into_iter()
+            .map(|slot| SlotView {
                 frontend_mode: FrontendMode::Wildcard,
                 in_use: true,
                 port: None,
-                subdomain: circuit.subdomain.clone(),
-                circuit_id: Some(circuit.id),
+                subdomain: slot.subdomain,
+                circuit_id: Some(slot.circuit),
             })
             .collect(),
     }

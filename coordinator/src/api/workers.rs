@@ -36,17 +36,17 @@ pub(crate) fn node(headers: &HeaderMap) -> Option<&str> {
 }
 
 async fn full(app: &App, worker: Worker) -> Result<Response, ApiError> {
-    let held = app.store.worker_circuits(worker.id).await?;
+    let held = app.store.held_slots(worker.id).await?;
     let held = held.ok_or(ApiError::NoSuch("worker"))?;
-    Ok(Answer(view::full(worker, &held)).into_response())
+    Ok(Answer(view::full(worker, held)).into_response())
 }
 
 /// `GET /api/worker`.
 pub(crate) async fn list(_: Authorized, State(app): State<App>) -> Result<Response, ApiError> {
     let mut workers = Vec::new();
     for worker in app.store.workers().await? {
-        if let Some(held) = app.store.worker_circuits(worker.id).await? {
-            workers.push(view::full(worker, &held));
+        if let Some(held) = app.store.held_slots(worker.id).await? {
+            workers.push(view::full(worker, held));
         }
     }
     Ok(Answer(json!({ "workers": workers })).into_response())
@@ -86,7 +86,9 @@ pub(crate) async fn heartbeat(
         return full(&app, worker).await;
     }
     let generation = app.store.generation(worker.id).await?;
-    Ok(Answer(view::brief(worker, generation)).into_response())
+    let mut answer = view::brief(worker, generation);
+    answer.services_generation = Some(app.store.services_generation().await?);
+    Ok(Answer(answer).into_response())
 }
 
 /// `DELETE /api/worker/{id}`: a node leaves.

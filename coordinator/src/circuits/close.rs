@@ -33,6 +33,14 @@ impl Closer {
         Self { store, bus }
     }
 
+    pub(super) fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
+    pub(super) fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
     /// Closes a circuit and tells its worker, which is not waited for: the slot is free as soon as
     /// the store says so, and a worker that missed the news heals itself.
     ///

@@ -12,6 +12,7 @@ mod endpoints;
 mod failover;
 mod open;
 mod place;
+mod revoke;
 
 pub use close::{CloseError, Closer};
 pub use endpoints::{EndpointError, EndpointOpening, Endpoints};

@@ -218,9 +218,9 @@ impl Opener {
             properties: &backing.properties,
         };
         for _ in 0..ROUNDS {
-            let mut workers = self.store.workers().await?;
+            let (mut workers, filters) =
+                tokio::try_join!(self.store.workers(), self.store.app_filters())?;
             workers.retain(|worker| backing.worker.is_none_or(|only| only == worker.id));
-            let filters = self.store.app_filters().await?;
             let seed = Uuid::new_v4().as_u64_pair().0;
             let ranked = place::rank(&workers, &filters, &wish, seed);
             if ranked.is_empty() {

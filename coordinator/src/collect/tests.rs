@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use patchbay_common::circuit::{AppMode, FrontendMode, Protocol};
 use patchbay_common::event::Change;
 use patchbay_common::id::{SessionId, WorkerId};
+use patchbay_common::use_report::{CircuitUse, UseReport};
 use patchbay_common::worker::Registration;
 
 use super::*;
@@ -18,7 +19,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 fn idle_is_what_was_not_used_for_longer_than_allowed() {
     let now = DateTime::from_timestamp(1_795_189_200, 0).unwrap();
     let ago = |seconds| now - TimeDelta::seconds(seconds);
-    let of = |opened, mark| overdue(now, opened, mark, HOUR).map(|idle| idle.as_secs());
+    let of = |opened, mark| overdue(now, opened, read(mark), HOUR).map(|idle| idle.as_secs());
     // Never used: since the opening.
     assert_eq!(of(ago(3_600), None), None, "not yet longer");
     assert_eq!(of(ago(3_601), None), Some(3_601));
@@ -40,10 +41,11 @@ struct MadeUp(Mutex<Option<HashMap<CircuitId, String>>>);
 
 #[async_trait]
 impl LastUses for MadeUp {
-    async fn last_uses(&self, circuits: &[CircuitId]) -> Result<Vec<Option<String>>, PublishError> {
+    async fn last_uses(&self, circuits: &[LongOpen]) -> Result<Vec<LastUse>, Unreadable> {
         let marks = self.0.lock().unwrap();
         let marks = marks.as_ref().ok_or(PublishError::Down("redis"))?;
-        Ok(circuits.iter().map(|id| marks.get(id).cloned()).collect())
+        let mark = |circuit: &LongOpen| read(marks.get(&circuit.id).map(String::as_str));
+        Ok(circuits.iter().map(mark).collect())
     }
 }
 
@@ -77,11 +79,16 @@ impl Bench {
             port_range: Some(ports),
             wildcard_domain: None,
             wildcard_traffic_port: None,
-            node_id: None,
+            node_id: Some("node-1".to_owned()),
         };
         let worker = store.register_worker(&registration).await.unwrap().id;
         Self {
-            collector: Collector::new(Arc::clone(&store), closer, None, HOUR),
+            collector: Collector::new(
+                Arc::clone(&store),
+                closer,
+                Arc::new(ToldUses::new(Arc::clone(&store))),
+                HOUR,
+            ),
             store,
             worker,
             _outbox: outbox,
@@ -168,4 +175,41 @@ async fn a_round_looks_beyond_its_first_page() {
     let later = Utc::now() + TimeDelta::hours(2);
     bench.collector.round(&marks, later).await.unwrap();
     assert_eq!(bench.left().await, []);
+}
+
+#[tokio::test]
+async fn without_redis_what_workers_tell_decides() {
+    let bench = Bench::new((10_205, 10_208)).await;
+    let used = bench.open(Protocol::Http, AppMode::Interactive).await;
+    let idle = bench.open(Protocol::Http, AppMode::Interactive).await;
+    let uses = ToldUses::new(Arc::clone(&bench.store));
+    let later = Utc::now() + TimeDelta::hours(2);
+    let told = |node, complete| {
+        let report = UseReport {
+            circuits: vec![CircuitUse {
+                circuit: used,
+                last: Utc::now(),
+                requests: 2,
+            }],
+            complete,
+        };
+        let (store, worker) = (Arc::clone(&bench.store), bench.worker);
+        async move { store.note_uses(worker, Some(node), &report).await.unwrap() }
+    };
+
+    // Nobody has told everything: the circuits may be in use.
+    assert!(told("node-1", false).await);
+    bench.collector.round(&uses, later).await.unwrap();
+    assert_eq!(bench.left().await, [used, idle]);
+    let known = bench.store.uses(&[idle, used]).await.unwrap();
+    assert_eq!((known.len(), known[0].requests), (1, 2));
+
+    // Now what is not named was not used.
+    assert!(told("node-1", true).await);
+    let soon = Utc::now() + TimeDelta::minutes(30);
+    bench.collector.round(&uses, soon).await.unwrap();
+    assert_eq!(bench.left().await, [used, idle]);
+    bench.collector.round(&uses, later).await.unwrap();
+    assert_eq!(bench.left().await, []);
+    assert_eq!(bench.store.uses(&[used]).await.unwrap(), [], "gone with it");
 }

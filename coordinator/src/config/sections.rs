@@ -1,8 +1,10 @@
 //! The sections as they stand in the file.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use patchbay_common::config::{ByteSize, HostPort, Seconds, Secret};
+use patchbay_discovery::DockerSection;
 use serde::{Deserialize, Deserializer};
 
 /// `[proxy_coordinator]` (contract/config.md §3).
@@ -11,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 pub(super) struct ProxyCoordinator {
     pub(super) bind_addr: HostPort,
     pub(super) advertised_addr: Option<HostPort>,
+    pub(super) announce_addr: Option<HostPort>,
     pub(super) tls_listen: bool,
     pub(super) tls_cert: Option<PathBuf>,
     pub(super) tls_privkey: Option<PathBuf>,
@@ -18,11 +21,9 @@ pub(super) struct ProxyCoordinator {
     pub(super) allow_unauthorized_configure_request: bool,
     pub(super) worker_heartbeat_timeout: Seconds,
     pub(super) metric_access_allowed_hosts: Texts,
-    /// Read so that a mistake in it is named; the collector comes with its issue.
     pub(super) unused_circuit_collection_timeout: Seconds,
-    /// Names a process among several to the incumbent's consumers, which we have none of.
-    #[serde(rename = "id")]
-    pub(super) _id: Option<String>,
+    /// Names this process in its record for the Manager.
+    pub(super) id: Option<String>,
 }
 
 impl Default for ProxyCoordinator {
@@ -30,6 +31,7 @@ impl Default for ProxyCoordinator {
         Self {
             bind_addr: HostPort::new("0.0.0.0", 6030),
             advertised_addr: None,
+            announce_addr: None,
             tls_listen: false,
             tls_cert: None,
             tls_privkey: None,
@@ -38,7 +40,7 @@ impl Default for ProxyCoordinator {
             worker_heartbeat_timeout: Seconds::from_secs(30),
             metric_access_allowed_hosts: Texts(vec!["127.0.0.1/32".into(), "::1/128".into()]),
             unused_circuit_collection_timeout: Seconds::from_secs(3_600),
-            _id: None,
+            id: None,
         }
     }
 }
@@ -144,6 +146,30 @@ impl Default for Audit {
     fn default() -> Self {
         Self {
             keep: Seconds::from_secs(90 * 86_400),
+        }
+    }
+}
+
+/// `[discovery]`: where services are found.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ServiceDiscovery {
+    /// Engines whose containers opt in by label.
+    pub docker: BTreeMap<String, DockerSection>,
+}
+
+/// `[tokens]`: what sessions open their apps with.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Tokens {
+    /// How long one is kept whose session has no circuit.
+    pub keep: Seconds,
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self {
+            keep: Seconds::from_secs(30 * 86_400),
         }
     }
 }

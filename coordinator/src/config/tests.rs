@@ -24,6 +24,7 @@ fn secrets_are_all_it_needs() {
     let config = load(SECRETS).unwrap();
     assert_eq!(config.bind.to_string(), "0.0.0.0:6030");
     assert_eq!(config.advertise_url, "http://0.0.0.0:6030");
+    assert_eq!(config.announce.to_string(), "0.0.0.0:6030");
     assert!(matches!(config.database, Database::Sqlite { .. }));
     assert!(config.redis.is_none() && config.tls.is_none());
     assert!(!config.allow_unauthorized_configure);

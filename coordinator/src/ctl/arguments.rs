@@ -55,6 +55,17 @@ pub(super) enum Action {
         #[arg(required = true)]
         ids: Vec<CircuitId>,
     },
+    /// Revoke permits and tokens of a circuit: what they carry ends within a second
+    Revoke {
+        /// The circuit
+        circuit: CircuitId,
+        /// The one of this name (its `jti`; the access log's `grant`)
+        #[arg(long, value_name = "JTI", required_unless_present = "all")]
+        name: Option<String>,
+        /// All that were given so far
+        #[arg(long, conflicts_with = "name")]
+        all: bool,
+    },
     /// The slots in use
     Slots {
         /// Only those of this worker, by name
@@ -91,11 +102,47 @@ pub(super) enum Action {
         #[arg(long, value_name = "NUMBER", default_value_t = 50)]
         limit: u16,
     },
+    /// The services of the gateway, those put and those found
+    Services {
+        #[command(subcommand)]
+        action: Option<ServiceAction>,
+    },
     /// How the coordinator, its parts, the workers and the routes are
     Health,
     /// Write a completion script for a shell
     Completion {
         /// The shell
         shell: Shell,
+    },
+}
+
+/// What is done to services. Without it they are listed.
+#[derive(Debug, Subcommand)]
+pub(super) enum ServiceAction {
+    /// One service and the routes to it
+    Get {
+        /// Its name
+        name: String,
+    },
+    /// Put a service, or replace it, as a TOML or JSON file says: [service] and [routes.NAME]
+    Put {
+        /// Its name
+        name: String,
+        /// The file; `-` is the standard input
+        file: PathBuf,
+    },
+    /// Take a service away
+    Delete {
+        /// Its name
+        name: String,
+    },
+    /// What became of services, the newest first
+    Audit {
+        /// Only those of this name
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// How many
+        #[arg(long, value_name = "NUMBER", default_value_t = 50)]
+        limit: u16,
     },
 }

@@ -53,6 +53,14 @@ pub enum CallError {
         /// What the coordinator said.
         text: String,
     },
+    /// A file that is to be sent is not what it should be.
+    #[error("{file}: {problem}")]
+    File {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// What answers is no coordinator.
     #[error("{call}: the answer is not what a coordinator says: {cause}")]
     Unreadable {
@@ -101,7 +109,7 @@ impl Client {
     /// # Errors
     /// [`CallError`].
     pub(super) async fn get(&self, path: &str) -> Result<Value, CallError> {
-        self.call(Method::GET, path).await
+        self.call(Method::GET, path, None).await
     }
 
     /// `DELETE path`.
@@ -109,17 +117,41 @@ impl Client {
     /// # Errors
     /// [`CallError`].
     pub(super) async fn delete(&self, path: &str) -> Result<Value, CallError> {
-        self.call(Method::DELETE, path).await
+        self.call(Method::DELETE, path, None).await
     }
 
-    async fn call(&self, method: Method, path: &str) -> Result<Value, CallError> {
+    /// `PUT path` with this body.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub(super) async fn put(&self, path: &str, body: &Value) -> Result<Value, CallError> {
+        self.call(Method::PUT, path, Some(body)).await
+    }
+
+    /// `POST path`, without a body.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub(super) async fn post(&self, path: &str) -> Result<Value, CallError> {
+        self.call(Method::POST, path, None).await
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, CallError> {
         let call = format!("{method} {path}");
         let url = format!("{}{path}", self.base);
         let unreachable = |cause: reqwest::Error| CallError::Unreachable {
             url: self.base.clone(),
             cause: chain(&cause.without_url()),
         };
-        let request = self.http.request(method, url);
+        let mut request = self.http.request(method, url);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         let text = response.text().await.map_err(unreachable)?;
@@ -150,9 +182,22 @@ impl Client {
 fn said(text: &str) -> String {
     let body: Option<Value> = serde_json::from_str(text).ok();
     let field = |name: &str| Some(body.as_ref()?.get(name)?.as_str()?.to_owned());
-    field("msg")
+    mistakes(body.as_ref())
+        .or_else(|| field("msg"))
         .or_else(|| field("title"))
         .unwrap_or_else(|| text.chars().take(200).collect())
+}
+
+/// The keys that are wrong, one a line.
+fn mistakes(body: Option<&Value>) -> Option<String> {
+    let errors = body?.get("data")?.get("errors")?.as_array()?;
+    let line = |error: &Value| {
+        let loc = error["loc"].as_array()?;
+        let keys: Vec<&str> = loc.iter().filter_map(Value::as_str).collect();
+        Some(format!("\n{}: {}", keys.join("."), error["msg"].as_str()?))
+    };
+    let lines: String = errors.iter().filter_map(line).collect();
+    (!lines.is_empty()).then_some(lines)
 }
 
 fn chain(error: &dyn Error) -> String {

@@ -5,7 +5,7 @@ use url::form_urlencoded;
 
 use super::arguments::Action;
 use super::client::{CallError, Client};
-use super::show;
+use super::{services, show};
 
 /// One answer, for programs and for people.
 #[derive(Debug)]
@@ -44,6 +44,17 @@ pub(super) async fn answer(client: &Client, action: &Action) -> Result<Answer, C
             let json = json!({ "closed": ids });
             Ok(Answer { json, text })
         }
+        Action::Revoke { circuit, name, all } => {
+            let query = query([
+                ("jti", name.clone()),
+                ("all", all.then(|| "true".to_owned())),
+            ]);
+            let path = format!("/api/circuit/{circuit}/revocations?{query}");
+            let json = client.post(&path).await?;
+            let what = name.as_deref().unwrap_or("all given so far");
+            let text = format!("revoked {what} of {circuit}\n");
+            Ok(Answer { json, text })
+        }
         Action::Slots { worker, all } => slots(client, worker.as_deref(), *all).await,
         Action::Routes {
             session,
@@ -69,6 +80,7 @@ pub(super) async fn answer(client: &Client, action: &Action) -> Result<Answer, C
             let text = show::audit(list(&json, "entries"));
             Ok(Answer { json, text })
         }
+        Action::Services { action } => services::answer(client, action.as_ref()).await,
         Action::Health => health(client).await,
         // Answered without a coordinator.
         Action::Completion { .. } => Ok(Answer {
@@ -79,7 +91,7 @@ pub(super) async fn answer(client: &Client, action: &Action) -> Result<Answer, C
 }
 
 /// The list under a key of an answer.
-fn list<'a>(answer: &'a Value, key: &str) -> &'a [Value] {
+pub(super) fn list<'a>(answer: &'a Value, key: &str) -> &'a [Value] {
     answer[key]
         .as_array()
         .map(Vec::as_slice)
@@ -87,7 +99,7 @@ fn list<'a>(answer: &'a Value, key: &str) -> &'a [Value] {
 }
 
 /// A query string of what is given.
-fn query<const N: usize>(pairs: [(&str, Option<String>); N]) -> String {
+pub(super) fn query<const N: usize>(pairs: [(&str, Option<String>); N]) -> String {
     let given = pairs
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)));

@@ -8,6 +8,7 @@ mod arguments;
 mod client;
 mod commands;
 mod connect;
+mod services;
 mod show;
 mod table;
 

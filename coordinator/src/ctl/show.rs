@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::table::Table;
 
 /// A value as a cell: texts bare, absent ones empty.
-fn cell(value: &Value) -> String {
+pub(super) fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),

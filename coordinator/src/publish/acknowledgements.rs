@@ -1,17 +1,20 @@
 //! What workers say they serve, and who waits for it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use patchbay_common::id::{CircuitId, WorkerId};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::store::{Opened, Store};
 
 /// How often a waiting opener asks the store whether the worker acknowledged to another
 /// coordinator.
 const POLL: Duration = Duration::from_millis(200);
+/// Pause after the store refused.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Gathers acknowledgements from both buses.
 #[derive(Default)]
@@ -20,6 +23,10 @@ pub struct Acknowledgements {
     generations: DashMap<WorkerId, watch::Sender<u64>>,
     /// Openers that wait for a circuit by its id, which is all that the incumbent's workers tell.
     circuits: DashMap<CircuitId, watch::Sender<bool>>,
+    /// Generations that the store has not been told of; one entry a worker.
+    unwritten: DashMap<WorkerId, u64>,
+    heard: Notify,
+    heard_so_far: AtomicU64,
     waits: Option<Waits>,
 }
 
@@ -45,6 +52,46 @@ impl Acknowledgements {
                 *known = (*known).max(generation);
                 more
             });
+    }
+
+    /// As [`Acknowledgements::reached`], and the store is to hear of it soon, for openers that wait
+    /// at other coordinators.
+    pub fn heard(&self, worker: WorkerId, generation: u64) {
+        self.heard_so_far.fetch_add(1, Ordering::Relaxed);
+        self.reached(worker, generation);
+        self.note(worker, generation);
+        self.heard.notify_one();
+    }
+
+    /// How many were heard since the start.
+    pub fn heard_so_far(&self) -> u64 {
+        self.heard_so_far.load(Ordering::Relaxed)
+    }
+
+    fn note(&self, worker: WorkerId, generation: u64) {
+        let mut noted = self.unwritten.entry(worker).or_default();
+        *noted = (*noted).max(generation);
+    }
+
+    /// Tells the store what was heard, until the process ends: what comes in while it writes goes
+    /// with the next write, one for each worker.
+    pub async fn write_down(&self, store: &dyn Store) {
+        loop {
+            self.heard.notified().await;
+            let mut batch = Vec::new();
+            self.unwritten.retain(|worker, generation| {
+                batch.push((*worker, *generation));
+                false
+            });
+            for (worker, generation) in batch {
+                if let Err(error) = store.acknowledge(worker, generation).await {
+                    log::debug!("an acknowledgement cannot be kept yet: {error}");
+                    self.note(worker, generation);
+                    self.heard.notify_one();
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
     }
 
     /// Some worker serves this circuit.

@@ -2,12 +2,15 @@
 //!
 //! `stream` serves workers that listen to the coordinator itself, `redis` those that listen to the
 //! incumbent's channel; `acknowledgements` gathers what workers answer; `outbox` repeats what did
-//! not get through. This room refuses to decide what is published and to write circuits;
+//! not get through; `services` does all of it for the services of gateways, which have a log of their
+//! own; `presence` tells the Manager where this process is. This room refuses to decide what is published and to write circuits;
 //! `circuits` publishes, `api` hands its streams out.
 
 mod acknowledgements;
 mod outbox;
+mod presence;
 pub mod redis;
+mod services;
 mod stream;
 
 use std::sync::Arc;
@@ -22,6 +25,8 @@ use crate::store::LoggedEvent;
 
 pub use acknowledgements::{Acknowledgements, Expected, Waits};
 pub use outbox::{Outbox, Published};
+pub use presence::Presence;
+pub use services::{ServiceFeed, ServiceFeeds, ServiceItem};
 pub use stream::{Feed, Item, Streams};
 
 /// Something to be told to a worker.

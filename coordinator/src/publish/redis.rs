@@ -13,6 +13,7 @@ use futures_util::StreamExt as _;
 use patchbay_common::config::{HostPort, RedisAddress, Secret};
 use patchbay_common::event::{CHANNEL, Change, FROM_COORDINATOR, Message};
 use patchbay_common::id::CircuitId;
+use patchbay_common::use_report::CircuitUse;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo as _,
@@ -25,8 +26,13 @@ use crate::store::Store;
 
 /// The database with what changes quickly; channels have none.
 const LIVE: i64 = 2;
+/// The database with the records of processes.
+const STATISTICS: i64 = 0;
 const LAST_SEEN: &str = "proxy-worker.last_seen";
 const LAST_SEEN_KEPT: i64 = 172_800;
+/// Seconds that a mark of last use is kept, and a count of requests.
+const MARK_KEPT: u64 = 172_800;
+const COUNT_KEPT: i64 = 3_600;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -80,7 +86,8 @@ impl Redis {
     pub async fn run(&self, store: &dyn Store, acknowledgements: &Acknowledgements) {
         tokio::join!(
             self.keep_sending(),
-            self.keep_listening(store, acknowledgements)
+            self.keep_listening(acknowledgements),
+            acknowledgements.write_down(store)
         );
     }
 
@@ -126,10 +133,10 @@ impl Redis {
         }
     }
 
-    async fn keep_listening(&self, store: &dyn Store, acknowledgements: &Acknowledgements) {
+    async fn keep_listening(&self, acknowledgements: &Acknowledgements) {
         let mut pause = FIRST_PAUSE;
         loop {
-            match self.listen(store, acknowledgements).await {
+            match self.listen(acknowledgements).await {
                 Ok(()) => {
                     pause = FIRST_PAUSE;
                     // The listener learns at once that the server is gone; the sender, which says
@@ -144,9 +151,9 @@ impl Redis {
     }
 
     /// Listens until the connection ends. An error means that it never got that far.
-    async fn listen(&self, store: &dyn Store, book: &Acknowledgements) -> RedisResult<()> {
+    async fn listen(&self, book: &Acknowledgements) -> RedisResult<()> {
         let open = async {
-            let client = self.client().await?;
+            let client = self.client(LIVE).await?;
             let mut subscription = client.get_async_pubsub().await?;
             subscription.subscribe(CHANNEL).await?;
             Ok::<_, RedisError>(subscription.split())
@@ -155,7 +162,7 @@ impl Redis {
         log::debug!("listening to redis");
         loop {
             match tokio::time::timeout(PING_EVERY, messages.next()).await {
-                Ok(Some(message)) => hear(message.get_payload_bytes(), store, book).await,
+                Ok(Some(message)) => hear(message.get_payload_bytes(), book),
                 Ok(None) => return Ok(()),
                 Err(_) => {
                     if within(ANSWER_WITHIN, sink.ping::<redis::Value>())
@@ -174,7 +181,7 @@ impl Redis {
             .set_connection_timeout(Some(CONNECT_WITHIN))
             .set_response_timeout(Some(ANSWER_WITHIN));
         let open = async {
-            let client = self.client().await?;
+            let client = self.client(LIVE).await?;
             client
                 .get_multiplexed_async_connection_with_config(&config)
                 .await
@@ -183,7 +190,7 @@ impl Redis {
     }
 
     /// A client for the server, wherever it is now.
-    async fn client(&self) -> RedisResult<Client> {
+    async fn client(&self, database: i64) -> RedisResult<Client> {
         let address = match &self.settings.address {
             RedisAddress::Single(address) => address.clone(),
             RedisAddress::Sentinel {
@@ -191,7 +198,7 @@ impl Redis {
                 service_name,
             } => find_master(nodes, service_name).await?,
         };
-        let mut login = RedisConnectionInfo::default().set_db(LIVE);
+        let mut login = RedisConnectionInfo::default().set_db(database);
         if let Some(password) = &self.settings.password {
             login = login.set_password(password.expose());
         }
@@ -214,6 +221,21 @@ impl Redis {
                     cause: Box::new(cause),
                 }
             })
+    }
+
+    /// Publishes a text on a channel.
+    ///
+    /// # Errors
+    /// If Redis does not take it.
+    pub(super) async fn say(&self, channel: &str, wire: String) -> Result<(), PublishError> {
+        self.use_sender(async |connection| {
+            redis::cmd("PUBLISH")
+                .arg(channel)
+                .arg(wire)
+                .exec_async(connection)
+                .await
+        })
+        .await
     }
 
     /// Notes a worker's sign of life where the incumbent's coordinators look for it.
@@ -249,6 +271,61 @@ impl Redis {
                 .await
         })
         .await
+    }
+
+    /// Leaves a record, which lasts for so long, on a connection of its own: that of the marks is
+    /// in another database.
+    ///
+    /// # Errors
+    /// If Redis does not take it.
+    pub async fn leave_record(
+        &self,
+        key: &str,
+        fields: &[(&str, String)],
+        lasts: Duration,
+    ) -> RedisResult<()> {
+        let leave = async {
+            let client = self.client(STATISTICS).await?;
+            let mut connection = client.get_multiplexed_async_connection().await?;
+            let seconds = i64::try_from(lasts.as_secs()).unwrap_or(i64::MAX);
+            redis::pipe()
+                .hset_multiple(key, fields)
+                .ignore()
+                .expire(key, seconds)
+                .ignore()
+                .exec_async(&mut connection)
+                .await
+        };
+        within(CONNECT_WITHIN, leave).await
+    }
+
+    /// Leaves marks of use as the incumbent's workers do (contract/events.md §8).
+    ///
+    /// # Errors
+    /// If Redis does not take them.
+    pub async fn note(&self, uses: &[CircuitUse]) -> Result<(), PublishError> {
+        if uses.is_empty() {
+            return Ok(());
+        }
+        let mut marks = redis::pipe();
+        for used in uses {
+            let id = used.circuit;
+            let last = used.last.timestamp_micros() as f64 / 1e6;
+            marks
+                .set_ex(
+                    format!("circuit.{id}.last_access"),
+                    last.to_string(),
+                    MARK_KEPT,
+                )
+                .ignore();
+            if used.requests > 0 {
+                let key = format!("circuit.{id}.requests");
+                marks.incr(&key, used.requests).ignore();
+                marks.expire(&key, COUNT_KEPT).ignore();
+            }
+        }
+        self.use_sender(async |connection| marks.exec_async(connection).await)
+            .await
     }
 
     /// The marks of these circuits' last uses, as they were written (contract/events.md §8), in
@@ -292,19 +369,12 @@ impl Publisher for Redis {
             request_id: event.request_id.clone(),
         }
         .to_wire()?;
-        self.use_sender(async |connection| {
-            redis::cmd("PUBLISH")
-                .arg(CHANNEL)
-                .arg(wire)
-                .exec_async(connection)
-                .await
-        })
-        .await
+        self.say(CHANNEL, wire).await
     }
 }
 
 /// Takes in one message of the shared channel; all but acknowledgements are others' business.
-async fn hear(wire: &[u8], store: &dyn Store, book: &Acknowledgements) {
+fn hear(wire: &[u8], book: &Acknowledgements) {
     let message = match Message::from_wire(wire) {
         Ok(Some(message)) => message,
         Ok(None) => return,
@@ -320,10 +390,7 @@ async fn hear(wire: &[u8], store: &dyn Store, book: &Acknowledgements) {
         book.serves(circuit.id);
     }
     if let (Some(generation), Some(circuit)) = (message.generation, circuits.first()) {
-        book.reached(circuit.worker, generation);
-        if let Err(error) = store.acknowledge(circuit.worker, generation).await {
-            log::debug!("an acknowledgement could not be kept: {error}");
-        }
+        book.heard(circuit.worker, generation);
     }
 }
 

@@ -13,4 +13,5 @@ mod usage;
 pub use condition::{Condition, OnNode, Picture, RouteCondition, Tally, overall};
 pub use join::{JoinError, Registry};
 pub use liveness::watch_over;
+pub(crate) use usage::seconds;
 pub use usage::{Marks, Usage};

@@ -5,8 +5,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use patchbay_common::circuit::{AppMode, Circuit};
+use patchbay_common::id::WorkerId;
+use patchbay_common::timestamp;
+use patchbay_common::use_report::UseReport;
 
 use crate::publish::redis::Redis;
+use crate::store::{Store, StoreError};
 
 /// How a circuit was used lately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,23 +23,48 @@ pub struct Usage {
     pub ttl: Option<u64>,
 }
 
-/// Reads the marks.
+/// Reads the marks: those in Redis where there is one, else those that workers have told.
 #[derive(Clone)]
 pub struct Marks {
+    store: Arc<dyn Store>,
     redis: Option<Arc<Redis>>,
     idle_after: Duration,
 }
 
 impl Marks {
-    /// Marks in Redis, where there is one. Circuits are idle after `idle_after` without use.
-    pub fn new(redis: Option<Arc<Redis>>, idle_after: Duration) -> Self {
-        Self { redis, idle_after }
+    /// Marks in Redis, where there is one, else in the store. Circuits are idle after `idle_after`
+    /// without use.
+    pub fn new(store: Arc<dyn Store>, redis: Option<Arc<Redis>>, idle_after: Duration) -> Self {
+        Self {
+            store,
+            redis,
+            idle_after,
+        }
+    }
+
+    /// Notes what a node tells of uses: in Redis too, where there is one, since there everybody
+    /// else looks. False if there is no such worker.
+    ///
+    /// # Errors
+    /// A failing store.
+    pub async fn note(
+        &self,
+        worker: WorkerId,
+        node: Option<&str>,
+        report: &UseReport,
+    ) -> Result<bool, StoreError> {
+        if let Some(redis) = &self.redis
+            && let Err(error) = redis.note(&report.merged(timestamp::now())).await
+        {
+            log::debug!("uses cannot be noted in redis: {error}");
+        }
+        self.store.note_uses(worker, node, report).await
     }
 
     /// How a circuit was used, as far as is known.
     pub async fn of(&self, circuit: &Circuit, now: DateTime<Utc>) -> Usage {
         let marks = match &self.redis {
-            None => (None, None),
+            None => self.told(circuit).await,
             Some(redis) => redis.marks(circuit.id).await.unwrap_or_else(|error| {
                 log::debug!("the marks of a circuit cannot be read: {error}");
                 (None, None)
@@ -43,6 +72,23 @@ impl Marks {
         };
         usage(circuit, marks, now, self.idle_after)
     }
+
+    async fn told(&self, circuit: &Circuit) -> (Option<f64>, Option<u64>) {
+        match self.store.uses(&[circuit.id]).await {
+            Ok(uses) => uses.first().map_or((None, None), |used| {
+                (Some(seconds(used.last)), Some(used.requests))
+            }),
+            Err(error) => {
+                log::debug!("the uses of a circuit cannot be read: {error}");
+                (None, None)
+            }
+        }
+    }
+}
+
+/// A moment in seconds since 1970.
+pub(crate) fn seconds(at: DateTime<Utc>) -> f64 {
+    at.timestamp_micros() as f64 / 1e6
 }
 
 fn usage(

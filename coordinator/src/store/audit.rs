@@ -70,6 +70,8 @@ words! {
         EndpointDeleted = "endpoint-deleted",
         /// Its worker was lost.
         WorkerLost = "worker-lost",
+        /// The labels of containers say so.
+        Discovered = "discovered",
     }
 }
 
@@ -84,6 +86,8 @@ words! {
         Moved = "moved",
         /// It leads to other addresses.
         Rerouted = "rerouted",
+        /// Grants to it count no more.
+        Revoked = "revoked",
     }
 }
 

@@ -1,5 +1,6 @@
 //! Why the store could not do what it was asked.
 
+use patchbay_common::grant::Full;
 use patchbay_common::id::WorkerId;
 
 /// A refusal or a failure of the store. It carries facts; `error.rs` turns them into HTTP.
@@ -34,6 +35,9 @@ pub enum StoreError {
         /// What is wrong with its value.
         problem: String,
     },
+    /// As many grants of the circuit are revoked by name as may be.
+    #[error(transparent)]
+    ListFull(#[from] Full),
     /// The database's schema is not one this program knows.
     #[error("the database is at schema {found}, this program knows {known}: {fix}")]
     UnknownSchema {

@@ -14,6 +14,7 @@ mod model;
 mod postgres;
 mod report;
 mod schema;
+mod services;
 mod sqlite;
 mod stored;
 
@@ -25,8 +26,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use patchbay_common::circuit::Circuit;
+use patchbay_common::grant::Revocation;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
 use patchbay_common::route_report::RouteReport;
+use patchbay_common::tunnel::{Claim, Holdings, Settled};
+use patchbay_common::use_report::{CircuitUse, UseReport};
 use patchbay_common::worker::{AppFilter, Registration, Worker};
 use uuid::Uuid;
 
@@ -37,10 +41,15 @@ pub use endpoint::{
 pub use error::StoreError;
 
 pub use model::{
-    CircuitFilter, Closed, Ended, LoggedEvent, LongOpen, Moved, NewCircuit, Opened, Reuse,
-    SessionToken, SlotWish, WorkerCircuits,
+    CircuitFilter, Closed, Ended, HeldSlot, HeldSlots, LoggedEvent, LongOpen, Moved, NewCircuit,
+    Opened, Reuse, SessionToken, SlotWish, WorkerCircuits,
 };
 pub use report::{CircuitCount, Figures, NodeReport, Observer};
+
+pub use services::{
+    LoggedService, MAX_SERVICES, ServiceChange, ServiceFilter, ServiceList, ServiceStore,
+    StoredService,
+};
 
 pub use postgres::{PostgresConfig, PostgresStore};
 pub use sqlite::SqliteStore;
@@ -50,7 +59,7 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 
 /// What the coordinator keeps. Two implementations, one test-suite (`contract`).
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: ServiceStore {
     /// Brings the schema to the version this program knows.
     ///
     /// # Errors
@@ -72,6 +81,10 @@ pub trait Store: Send + Sync + 'static {
     async fn add_token(&self, token: &SessionToken) -> Result<()>;
     /// The token of this id.
     async fn token(&self, id: TokenId) -> Result<Option<SessionToken>>;
+
+    /// Forgets tokens minted before `before` whose session has no circuit, the oldest first, at
+    /// most `limit`; answers how many.
+    async fn prune_tokens(&self, before: DateTime<Utc>, limit: usize) -> Result<u64>;
 
     // Workers
 
@@ -118,6 +131,8 @@ pub trait Store: Send + Sync + 'static {
     async fn circuit(&self, id: CircuitId) -> Result<Option<Circuit>>;
     /// A worker's circuits and the generation they add up to, as of one moment.
     async fn worker_circuits(&self, id: WorkerId) -> Result<Option<WorkerCircuits>>;
+    /// The slots that a worker's circuits hold and the generation they add up to, as of one moment.
+    async fn held_slots(&self, id: WorkerId) -> Result<Option<HeldSlots>>;
 
     /// Closes these circuits in one transaction; those that do not exist are passed over.
     async fn close_circuits(&self, ids: &[CircuitId], cause: &Cause) -> Result<Vec<Closed>>;
@@ -135,6 +150,16 @@ pub trait Store: Send + Sync + 'static {
         port: u16,
         cause: &Cause,
     ) -> Result<Option<Rerouted>>;
+    /// Revokes grants of a circuit; `None` if there is none of this id.
+    ///
+    /// # Errors
+    /// [`StoreError::ListFull`].
+    async fn revoke(
+        &self,
+        id: CircuitId,
+        revocation: &Revocation,
+        cause: &Cause,
+    ) -> Result<Option<Rerouted>>;
     /// Ends all that there is of a session: its circuits, its tokens, the routes of endpoints that
     /// lead to it.
     async fn end_session(&self, session: SessionId, cause: &Cause) -> Result<Ended>;
@@ -147,6 +172,19 @@ pub trait Store: Send + Sync + 'static {
         after: Option<CircuitId>,
         limit: usize,
     ) -> Result<Vec<LongOpen>>;
+
+    /// Notes how circuits were used, as a node tells; circuits that do not exist are passed over.
+    /// False if there is no such worker.
+    async fn note_uses(
+        &self,
+        worker: WorkerId,
+        node: Option<&str>,
+        report: &UseReport,
+    ) -> Result<bool>;
+    /// What was noted of these circuits' use; nothing of those without a note.
+    async fn uses(&self, ids: &[CircuitId]) -> Result<Vec<CircuitUse>>;
+    /// The workers whose every node has told all it knew of uses since.
+    async fn told_all_uses(&self, since: DateTime<Utc>) -> Result<Vec<WorkerId>>;
 
     /// Moves circuits of a lost worker to one that is alive, each to the slot it has; those whose
     /// slot is taken there stay, and all do if the workers are not what they were.
@@ -214,6 +252,19 @@ pub trait Store: Send + Sync + 'static {
     /// Circuits of endpoints with the ids after `after`, in the order of their ids, at most
     /// `limit`.
     async fn endpoint_page(&self, after: Option<CircuitId>, limit: usize) -> Result<Vec<Circuit>>;
+
+    // Tunnels
+
+    /// Settles what a gateway claims to hold, in place of what it told before (`Holdings::settle`);
+    /// `None` if there is no such worker.
+    async fn claim_tunnels(
+        &self,
+        worker: WorkerId,
+        node: &str,
+        claim: &Claim,
+    ) -> Result<Option<Settled>>;
+    /// What all gateways hold that were heard lately.
+    async fn holdings(&self) -> Result<Holdings>;
 
     // Audit
 

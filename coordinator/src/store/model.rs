@@ -182,6 +182,27 @@ pub struct WorkerCircuits {
     pub generation: u64,
 }
 
+/// A slot that a circuit holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldSlot {
+    /// The circuit.
+    pub circuit: CircuitId,
+    /// Its port, if it has one.
+    pub port: Option<u16>,
+    /// Its subdomain, if it has one.
+    pub subdomain: Option<String>,
+}
+
+/// The slots that a worker's circuits hold as of one moment: all there is to know of circuits for
+/// who only counts or lists slots, at a fraction of their size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldSlots {
+    /// One for each circuit, the oldest first.
+    pub slots: Vec<HeldSlot>,
+    /// The generation they add up to.
+    pub generation: u64,
+}
+
 /// A committed event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoggedEvent {
@@ -202,6 +223,8 @@ pub struct LoggedEvent {
 pub struct LongOpen {
     /// Its key.
     pub id: CircuitId,
+    /// Where it is.
+    pub worker: WorkerId,
     /// App or service name.
     pub app: Option<String>,
     /// When it was opened.

@@ -7,9 +7,11 @@
 use chrono::{DateTime, Utc};
 use patchbay_common::circuit::{AppMode, Circuit, FrontendMode, Protocol, Slot};
 use patchbay_common::event::{Change, CircuitEvent};
+use patchbay_common::grant::{Revocation, Revocations};
 use patchbay_common::id::{CircuitId, WorkerId};
 use patchbay_common::route::Route;
 use patchbay_common::route_report::RouteReport;
+use patchbay_common::tunnel::{Claim, Holdings, Told};
 use patchbay_common::worker::{Worker, WorkerStatus};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -42,6 +44,8 @@ pub(super) struct CircuitRow {
     pub(super) origin_request_id: Option<String>,
     /// Of the endpoint, where it has one.
     pub(super) health_check: Option<Value>,
+    /// JSON.
+    pub(super) revocations: Option<String>,
 }
 
 impl CircuitRow {
@@ -79,6 +83,10 @@ impl CircuitRow {
             updated_at: self.updated_at.or(self.created_at).unwrap_or_default(),
             origin_request_id: self.origin_request_id,
             health_check: self.health_check.and_then(readable_health_check),
+            revocations: match self.revocations {
+                None => Revocations::default(),
+                Some(text) => json(Value::String(text), || at("revocations"))?,
+            },
         })
     }
 
@@ -88,10 +96,24 @@ impl CircuitRow {
         let bare = Self {
             envs: None,
             route_info: Value::Array(Vec::new()),
+            revocations: None,
             ..self.clone()
         };
         self.read().or_else(|_| bare.read())
     }
+}
+
+/// Adds to a circuit's list of grants that count no more; answers with the column.
+pub(super) fn revoked(
+    circuit: &mut Circuit,
+    revocation: &Revocation,
+    now: DateTime<Utc>,
+) -> Result<String> {
+    let seconds = u64::try_from(now.timestamp()).unwrap_or_default();
+    circuit.revocations.add(revocation, seconds)?;
+    circuit.updated_at = now;
+    serde_json::to_string(&circuit.revocations)
+        .map_err(|cause| corrupt(circuit_place(circuit.id), cause))
 }
 
 /// Reads rows and leaves out those that cannot be read, with a line in the log for each: one
@@ -309,6 +331,7 @@ pub(super) fn born(new: &NewCircuit, slot: &Slot, now: DateTime<Utc>) -> Circuit
         updated_at: now,
         origin_request_id: new.origin_request_id.clone(),
         health_check: None,
+        revocations: Revocations::default(),
     }
 }
 
@@ -349,6 +372,45 @@ pub(super) fn report(report: &RouteReport) -> Result<Value> {
 /// A report out of its column.
 pub(super) fn read_report(stored: Value) -> Result<RouteReport> {
     json(stored, || "patchbay_route_reports.report".to_owned())
+}
+
+/// What a gateway claims, as it is stored.
+pub(super) fn claim(claim: &Claim) -> Result<Value> {
+    serde_json::to_value(claim).map_err(|problem| StoreError::Unfit {
+        field: "tunnels",
+        problem: problem.to_string(),
+    })
+}
+
+/// What a gateway has told, out of its row.
+pub(super) fn told(worker: Uuid, node: String, generation: i64, claim: Value) -> Result<Told> {
+    Ok(Told {
+        worker: worker.into(),
+        node,
+        generation: self::generation(generation)?,
+        claim: json(claim, || "patchbay_tunnels.claim".to_owned())?,
+    })
+}
+
+/// Adds a row to what is known: of a gateway that has been silent for long only the generation
+/// counts, which is never given twice.
+pub(super) fn gather(holdings: &mut Holdings, told: Told, fresh: bool) {
+    holdings.generation = holdings.generation.max(told.generation);
+    if fresh {
+        holdings.gateways.push(told);
+    }
+}
+
+/// The rows to write after a claim of this gateway: its own, and those that lost a name by it.
+pub(super) fn to_write<'a>(
+    before: &'a [Told],
+    after: &'a Holdings,
+    worker: WorkerId,
+    node: &'a str,
+) -> impl Iterator<Item = &'a Told> {
+    let is_own = move |told: &Told| told.worker == worker && told.node == node;
+    let all = after.gateways.iter();
+    all.filter(move |told| is_own(told) || !before.contains(told))
 }
 
 /// A line of a count of circuits.

@@ -16,8 +16,9 @@ use patchbay_common::lifecycle::Drain;
 use patchbay_common::token::TokenKey;
 use patchbay_coordinator::api::{ApiSettings, App, Health, Metrics, Rooms, router};
 use patchbay_coordinator::circuits::{Closer, Endpoints, Opener};
-use patchbay_coordinator::publish::{Acknowledgements, Bus, Outbox, Streams};
+use patchbay_coordinator::publish::{Acknowledgements, Bus, Outbox, ServiceFeeds, Streams};
 use patchbay_coordinator::registry::{Marks, Registry};
+use patchbay_coordinator::services::Services;
 use patchbay_coordinator::store::{SqliteStore, Store};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
@@ -84,11 +85,13 @@ impl Desk {
             patience,
         );
         let drain = Drain::new();
+        let feeds = ServiceFeeds::new(Arc::clone(&store), None);
         let rooms = Rooms {
+            services: Services::new(Arc::clone(&store), Arc::new(feeds)),
             registry: Registry::new(store.clone(), None),
             opener: Arc::new(opener),
             endpoints: Arc::new(endpoints),
-            marks: Marks::new(None, Duration::from_secs(3_600)),
+            marks: Marks::new(store.clone(), None, Duration::from_secs(3_600)),
             closer: Closer::new(store.clone(), bus),
             streams,
             acknowledgements,

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use crate::desk::{Desk, SESSION, port_worker, trusted};
+use crate::openapi::{document, sent};
 
 /// Routes that read a body or a query, with the methods they take.
 const ROUTES: &[(&str, &str)] = &[
@@ -21,6 +22,9 @@ const ROUTES: &[(&str, &str)] = &[
     ("GET", "/api/slots"),
     ("DELETE", "/api/circuit/_/bulk"),
     ("POST", "/api/worker/{id}/acknowledgements"),
+    ("POST", "/api/worker/{id}/route-health"),
+    ("POST", "/api/worker/{id}/uses"),
+    ("POST", "/api/v1/route"),
     ("POST", "/v2/endpoints/bulk"),
     ("DELETE", "/v2/endpoints/bulk"),
     ("POST", "/v2/endpoints/bulk/routes"),
@@ -149,6 +153,113 @@ fn object(inner: impl Strategy<Value = Value> + 'static) -> impl Strategy<Value 
     fields.prop_map(|fields| Value::Object(fields.into_iter().collect::<Map<_, _>>()))
 }
 
+/// A change of one place in a body.
+#[derive(Clone, Debug)]
+enum Damage {
+    /// Something else stands there.
+    Other(Value),
+    /// It is absent.
+    Absent,
+    /// It is there twice, in a list.
+    Twice,
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    prop_oneof![
+        4 => value().prop_map(Damage::Other),
+        1 => Just(Damage::Absent),
+        1 => Just(Damage::Twice),
+    ]
+}
+
+/// All places in a body: the body itself, its fields, theirs.
+fn places(body: &Value, place: &str, all: &mut Vec<String>) {
+    all.push(place.to_owned());
+    match body {
+        Value::Object(map) => {
+            for (key, value) in map {
+                places(value, &format!("{place}/{key}"), all);
+            }
+        }
+        Value::Array(items) => {
+            for (number, item) in items.iter().enumerate() {
+                places(item, &format!("{place}/{number}"), all);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn suffer(body: &mut Value, place: usize, damage: Damage) {
+    let mut all = Vec::new();
+    places(body, "", &mut all);
+    let place = &all[place % all.len()];
+    let (parent, key) = place.rsplit_once('/').unwrap_or_default();
+    match (damage, body.pointer_mut(parent)) {
+        (Damage::Other(value), _) => {
+            if let Some(there) = body.pointer_mut(place) {
+                *there = value;
+            }
+        }
+        (Damage::Absent, Some(Value::Object(map))) => {
+            map.remove(key);
+        }
+        (Damage::Twice, Some(Value::Array(items))) => items.extend(items.clone()),
+        _ => {}
+    }
+}
+
+/// The calls that the document says take a body, each with one that is right.
+async fn right_bodies(desk: &Desk) -> Vec<(Method, String, Value)> {
+    let document = document(desk).await;
+    let mut all = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            if operation.get("requestBody").is_none() {
+                continue;
+            }
+            let body = sent(method, path, SESSION);
+            let body = body.unwrap_or_else(|| panic!("{method} {path} has no example here"));
+            all.push((method.to_uppercase().parse().unwrap(), path.clone(), body));
+        }
+    }
+    assert!(all.len() > 15, "{} calls take a body", all.len());
+    all
+}
+
+async fn survives(desk: &Desk, method: &Method, path: &str, body: &Value) {
+    let path = path.replace("{id}", SESSION).replace("{name}", "shop");
+    let request = trusted(method.clone(), &path, Some(body.clone()));
+    let status = desk.send(request).await.status.as_u16();
+    // A worker that does not answer in time is what this desk has: 503 is right.
+    assert!(
+        status < 500 || status == 503,
+        "{method} {path} {body}: {status}"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_body_that_is_nearly_right_brings_the_api_down(
+        damages in prop::collection::vec((0_usize..200, damage()), 1..4)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let desk = Desk::patient(std::time::Duration::from_millis(1)).await;
+            desk.silent_worker(port_worker("w1", 10_300, 10_303)).await;
+            for (method, path, mut body) in right_bodies(&desk).await {
+                for (place, damage) in damages.clone() {
+                    suffer(&mut body, place, damage);
+                }
+                survives(&desk, &method, &path, &body).await;
+            }
+            desk.get("/status").await.expect(200);
+        });
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
 
@@ -161,12 +272,7 @@ proptest! {
             let desk = Desk::patient(std::time::Duration::from_millis(1)).await;
             desk.silent_worker(port_worker("w1", 20000, 20009)).await;
             for ((method, path), body) in calls {
-                let method: Method = method.parse().unwrap();
-                let path = path.replace("{id}", SESSION);
-                let request = trusted(method.clone(), &path, Some(body.clone()));
-                let status = desk.send(request).await.status.as_u16();
-                // A worker that does not answer in time is what this desk has: 503 is right.
-                assert!(status < 500 || status == 503, "{method} {path} {body}: {status}");
+                survives(&desk, &method.parse().unwrap(), path, &body).await;
             }
             desk.get("/status").await.expect(200);
         });

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::desk::{Desk, SESSION, bare, conf, port_worker, wildcard_worker};
 
-async fn document(desk: &Desk) -> Value {
+pub(crate) async fn document(desk: &Desk) -> Value {
     let answer = desk.send(
         bare(Method::GET, "/openapi.json")
             .body(Body::empty())
@@ -142,6 +142,9 @@ const CALLS: &str = "get /status
     get /health/summary
     get /api/audit ?limit=1
     post /api/worker/{id}/route-health
+    post /api/worker/{id}/uses
+    post /api/worker/{id}/tunnels
+    get /api/tunnels ?after=0&wait=1
     get /health/circuits/{circuit_id}
     get /api/circuit/{id} ?health=1
     patch /api/worker/{id}
@@ -161,7 +164,12 @@ const CALLS: &str = "get /status
     post /v2/endpoints/{id}/token
     delete /v2/endpoints/bulk
     delete /v1/api/circuit/{id}
-    delete /routes ?session_id=6f0a7a52-6c2e-4a56-8f3c-2f1a0f4c9d01";
+    delete /routes ?session_id=6f0a7a52-6c2e-4a56-8f3c-2f1a0f4c9d01
+    put /api/services/{name}
+    get /api/services/{name}
+    get /api/services
+    delete /api/services/{name}
+    get /api/services/_/audit ?limit=1&service=shop";
 
 /// A path with the ids of what there is.
 fn target(path: &str, worker: &str, circuit: &str) -> String {
@@ -170,45 +178,84 @@ fn target(path: &str, worker: &str, circuit: &str) -> String {
         path if path.starts_with("/v2/endpoints/") => ENDPOINT,
         _ => circuit,
     };
-    path.replace("{id}", id).replace("{circuit_id}", id)
+    let path = path.replace("{id}", id).replace("{circuit_id}", id);
+    path.replace("{name}", "shop")
 }
 
-/// What a call is sent with.
-fn sent(method: &str, path: &str, circuit: &str) -> Option<Value> {
+/// A body that a call succeeds with, if there is one: with this circuit, where it has to name one.
+pub(crate) fn sent(method: &str, path: &str, circuit: &str) -> Option<Value> {
+    if path.starts_with("/v2/endpoints/") {
+        return sent_of_endpoint(method, path);
+    }
     let id = ENDPOINT;
-    let of_endpoint = |more: Value| {
-        let mut item = json!({"deployment_id": id});
-        item.as_object_mut()
-            .unwrap()
-            .extend(more.as_object().unwrap().clone());
-        json!({"endpoints": [item]})
-    };
     Some(match (method, path) {
         ("put", "/routes/{id}") => json!({"kernel_host": "10.10.0.5", "kernel_port": 30730}),
-        ("post", "/workers/register") => port_worker("w1", 10_300, 10_303),
+        ("put", "/api/services/{name}") => json!({
+            "service": {"instances": ["10.10.0.5:80"]}, "routes": {"shop": {"path": "/shop/*"}},
+        }),
+        ("post", "/workers/register") | ("put", "/api/worker") => port_worker("w1", 10_300, 10_303),
+        ("post", "/routes") => json!({"session_id": SESSION, "service": "tensorboard",
+            "kernel_host": "10.10.0.5", "kernel_port": 30730, "protocol": "http",
+            "user_id": SESSION, "envs": {"A": "b"}, "args": "--x", "open_to_public": true,
+            "allowed_client_ips": "10.0.0.0/8", "port": 10_302, "worker": "w1",
+            "project_id": id, "access_key": "AK", "domain_name": "default"}),
+        ("post", "/v2/proxy/auth") => with(
+            conf(),
+            &json!({"app": "vnc", "protocol": "tcp", "envs": {"A": "b"}, "args": "--x",
+                "open_to_public": true, "allowed_client_ips": "10.0.0.0/8", "redirect": "/lab",
+                "no_reuse": true, "port": 10_302, "subdomain": "vnc"}),
+        ),
+        ("post", "/api/worker/{id}/acknowledgements") => json!({"generation": 1}),
+        ("delete", "/api/circuit/_/bulk") => json!({"circuit_ids": [circuit, SESSION]}),
+        ("post", "/api/circuit/{id}/revocations") => json!({"all": true}),
         ("post", "/api/v1/route") => json!({"session_id": SESSION, "app": "jupyter"}),
         ("post", "/api/worker/{id}/route-health") => {
             json!({"circuits": [{"circuit": circuit, "routes": 1, "down": [{
                 "session": id, "address": "10.10.0.5:30730", "since": "2026-11-20T15:36:50Z",
                 "error": "it refuses connections"}]}]})
         }
+        ("post", "/api/worker/{id}/uses") => json!({"complete": true, "circuits": [
+            {"circuit": circuit, "last": "2026-11-20T15:36:50Z", "requests": 2}]}),
+        ("post", "/api/worker/{id}/tunnels") => json!({
+            "relay": {"url": "http://10.0.0.1:8080", "key": "made-up"},
+            "tunnels": [{"tunnel": "web", "agent": "laptop", "kind": "http"}],
+        }),
         ("post", "/v2/conf") => conf(),
-        ("post", "/v2/endpoints/bulk") => of_endpoint(json!({
-            "service_name": "llm",
-            "tags": {"session": {"user_uuid": id, "project_id": id, "domain_name": "default"},
-                "endpoint": {"id": id, "runtime_variant": "vllm", "existing_url": null}},
-            "health_check": {"enable": true, "path": "/health"},
-        })),
+        _ => return None,
+    })
+}
+
+/// An object with more fields.
+fn with(mut object: Value, more: &Value) -> Value {
+    let more = more.as_object().unwrap().clone();
+    object.as_object_mut().unwrap().extend(more);
+    object
+}
+
+/// As [`sent`], for calls about endpoints.
+fn sent_of_endpoint(method: &str, path: &str) -> Option<Value> {
+    let id = ENDPOINT;
+    let of_endpoint = |more| json!({"endpoints": [with(json!({"deployment_id": id}), &more)]});
+    let opening = json!({
+        "service_name": "llm", "open_to_public": false,
+        "tags": {"session": {"user_uuid": id, "project_id": id, "domain_name": "default"},
+            "endpoint": {"id": id, "runtime_variant": "vllm", "existing_url": null}},
+        "health_check": {"enable": true, "interval": 10.0, "path": "/health", "max_retries": 10,
+            "max_wait_time": 15.0, "expected_status_code": 200, "initial_delay": 60.0},
+    });
+    Some(match (method, path) {
+        ("post", "/v2/endpoints/bulk") => of_endpoint(opening),
+        ("delete", "/v2/endpoints/bulk") => of_endpoint(json!({})),
         ("post", "/v2/endpoints/bulk/routes/unregister") => of_endpoint(json!({"route_ids": [id]})),
         ("post", "/v2/endpoints/bulk/routes" | "/v2/endpoints/bulk/routes/register") => {
             of_endpoint(json!({"routes": [{"session_id": id, "route_id": id,
                 "kernel_host": "10.0.0.1", "kernel_port": 8000}]}))
         }
+        ("post", "/v2/endpoints/{id}") => with(opening, &json!({"version": "v2"})),
         ("put", "/v2/endpoints/{id}/health-check") => json!({"health_check": null}),
         ("post", "/v2/endpoints/{id}/token") => {
             json!({"user_uuid": id, "exp": "2030-01-01T00:00:00Z"})
         }
-        ("delete", "/v2/endpoints/bulk") => of_endpoint(json!({})),
         _ => return None,
     })
 }

@@ -62,29 +62,56 @@ async fn in_turn_or_by_weight() -> Result<()> {
 
 #[tokio::test]
 async fn by_hash_the_same_key_reaches_the_same_instance() -> Result<()> {
+    for (by, header, value) in [
+        ("header:x-tenant", "x-tenant", ""),
+        ("cookie:tenant", "cookie", "a=b; tenant="),
+    ] {
+        let apps = three().await?;
+        let lines = format!("{}balance = \"hash\"\nhash_by = {by:?}\n{ROUTE}", of(&apps));
+        let gateway = Gateway::start(&lines).await?;
+        let mut used = BTreeMap::new();
+        for tenant in 0..30 {
+            let name = format!("{value}tenant-{tenant}");
+            let path = format!("/hash/{tenant}");
+            for round in 0..3 {
+                gateway.get(&path, &[(header, &name)]).await?.expect(200)?;
+                let shares = shares(&apps, &path);
+                let at = shares.iter().position(|count| *count > 0);
+                let at = at.context("nobody")?;
+                assert_eq!(shares[at], round + 1, "{name} moved: {shares:?}");
+                *used.entry(at).or_insert(0) += 1;
+            }
+            assert_eq!(gateway.upgrade("/ws/first", &[(header, &name)]).await?, 101);
+        }
+        assert_eq!(used.len(), 3, "{by}: {used:?}");
+        let sockets = shares(&apps, "/ws/first");
+        let requests: Vec<usize> = (0..3)
+            .map(|at| used.get(&at).map_or(0, |n| n / 3))
+            .collect();
+        assert_eq!(sockets, requests, "{by}: a WebSocket went elsewhere");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn by_hash_of_addresses_a_client_stays_where_it_is() -> Result<()> {
     let apps = three().await?;
-    let lines = format!(
-        "{}balance = \"hash\"\nhash_by = \"header:x-tenant\"\n{ROUTE}",
-        of(&apps)
-    );
+    let lines = format!("{}balance = \"hash\"\n{ROUTE}", of(&apps));
     let gateway = Gateway::start(&lines).await?;
     let mut used = BTreeMap::new();
-    for tenant in 0..30 {
-        let name = format!("tenant-{tenant}");
-        for round in 0..3 {
-            let path = format!("/hash/{tenant}");
-            gateway
-                .get(&path, &[("x-tenant", &name)])
-                .await?
-                .expect(200)?;
-            let shares = shares(&apps, &path);
-            let at = shares
-                .iter()
-                .position(|count| *count > 0)
-                .context("nobody")?;
-            assert_eq!(shares[at], round + 1, "{name} moved: {shares:?}");
-            *used.entry(at).or_insert(0) += 1;
+    for host in 1..30 {
+        let from = std::net::IpAddr::from([127, 0, 7, host]);
+        let client = reqwest::Client::builder().local_address(from).build()?;
+        let path = format!("/from/{host}");
+        for _ in 0..3 {
+            let url = format!("http://{}{path}", gateway.address());
+            assert_eq!(client.get(url).send().await?.status(), 200);
         }
+        let shares = shares(&apps, &path);
+        let at = shares.iter().position(|count| *count == 3);
+        *used
+            .entry(at.with_context(|| format!("{shares:?}"))?)
+            .or_insert(0) += 1;
     }
     assert_eq!(used.len(), 3, "{used:?}");
     Ok(())

@@ -22,7 +22,7 @@ mod pages;
 mod socket;
 mod streams;
 
-pub use streams::{digest, download};
+pub use streams::{digest, download, text_of};
 
 /// Requests remembered.
 const MEMORY: usize = 4096;
@@ -139,6 +139,7 @@ fn router(book: Book) -> Router {
         .route("/download/{bytes}", get(streams::download_route))
         .route("/pieces/{count}", get(streams::pieces))
         .route("/events/{count}", get(streams::events))
+        .route("/text/{bytes}", any(streams::text))
         .route("/healthz", get(faults::check))
         .route("/never", get(faults::never))
         .route("/ws/echo", any(socket::echo))

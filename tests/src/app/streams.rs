@@ -9,7 +9,7 @@ use axum::extract::{Path, State};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt as _, stream};
-use http::header;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -61,6 +61,47 @@ pub(super) async fn download_route(Path(count): Path<usize>) -> Response {
     });
     let length = [(header::CONTENT_LENGTH, count)];
     (length, Body::from_stream(stream::iter(chunks))).into_response()
+}
+
+/// Lines of text, so many bytes of them, with a strong validator. Request headers called
+/// `x-answer-NAME` are headers of the answer.
+pub(super) async fn text(Path(count): Path<usize>, asked: HeaderMap) -> Response {
+    let chunks = (0..count).step_by(CHUNK).map(move |start| {
+        let end = (start + CHUNK).min(count);
+        let chunk: Bytes = (start..end).map(letter_at).collect();
+        Ok::<_, Infallible>(chunk)
+    });
+    let mut answer = Body::from_stream(stream::iter(chunks)).into_response();
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, count.into());
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+        (header::ETAG, "\"v1\""),
+        (header::ACCEPT_RANGES, "bytes"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    for (name, value) in &asked {
+        let name = name.as_str().strip_prefix("x-answer-");
+        if let Some(name) = name.and_then(|name| HeaderName::try_from(name).ok()) {
+            headers.insert(name, value.clone());
+        }
+    }
+    answer
+}
+
+/// What `/text/{count}` answers.
+pub fn text_of(count: usize) -> Vec<u8> {
+    (0..count).map(letter_at).collect()
+}
+
+/// Text that has something to say now and then.
+fn letter_at(position: usize) -> u8 {
+    match position % 64 {
+        63 => b'\n',
+        place if place < 8 => b'a' + byte_at(position / 64 + place) % 26,
+        place => b"the same words on every line again and again and so on and "[place - 8],
+    }
 }
 
 /// `count` lines, each sent when the scenario releases a piece; chunked.

@@ -62,7 +62,6 @@ impl Api {
             },
             None,
             Purpose::OpenApi,
-            Duration::from_secs(30),
             Arc::new([]),
         ));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -253,6 +252,7 @@ async fn setup_sets_the_cookie_and_sends_the_browser_on() {
         version: None,
         redirect: Some("/lab".into()),
         circuit: circuit.id,
+        jti: None,
     };
     let token = api.config.tokens.sign(&claims).unwrap();
     let answer = api.get(&format!("/setup?token={token}")).await;

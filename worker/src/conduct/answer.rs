@@ -162,8 +162,7 @@ impl Conduct {
             .find_map(|pair| pair.strip_prefix("ticket="))
             .unwrap_or_default();
         let circuit = ctx.target.as_ref().and_then(Target::circuit);
-        let redeemed =
-            circuit.and_then(|live| self.tickets.redeem(ticket, &live.circuit, unix_now()).ok());
+        let redeemed = circuit.and_then(|live| self.tickets.redeem(ticket, live, unix_now()).ok());
         let Some(redeemed) = redeemed else {
             return self.refusal(Refusal::Ticket, head.headers.get("accept"), ctx);
         };

@@ -8,7 +8,8 @@ use http::HeaderValue;
 use super::{Answer, Conduct, Step};
 use crate::context::Context;
 use crate::error::Refusal;
-use crate::gateway::chain::{self, Wait};
+use crate::gateway::chain::{self, Compressing, Wait};
+use crate::gateway::encoder::Encoder;
 use crate::gateway::plan::Action;
 use crate::gateway::refusal::GatewayRefusal;
 use crate::gateway::router::path_after;
@@ -24,11 +25,18 @@ impl Conduct {
         ctx: &mut Context,
     ) -> Result<Step, Refusal> {
         let route = match gateway.route(head) {
+            Ok(route) if ctx.lean && route.takes_the_other_engine(head) => {
+                return Ok(Step::Elsewhere);
+            }
             Ok(route) => route,
             Err(GatewayRefusal::NoRoute) if self.is_dashboard(head) => return Ok(Step::Call),
             Err(refusal) => return Err(refusal.into()),
         };
+        let admitted = route.admits_origin(head);
         ctx.visit = Some(Box::new(Visit::new(route)));
+        if !admitted {
+            return Err(GatewayRefusal::Origin.into());
+        }
         self.proceed(head, ctx)
     }
 
@@ -55,6 +63,8 @@ impl Conduct {
                     self.bound_body(head, ctx)?;
                     if head.is_upgrade() {
                         Step::Upgrade
+                    } else if route.minds_events(head) {
+                        Step::Events
                     } else {
                         Step::Forward
                     }
@@ -113,7 +123,7 @@ impl Conduct {
             }
         }
         if let (false, Some(picked)) = (visit.route.pass_host, &ctx.picked)
-            && let Ok(host) = HeaderValue::from_str(&picked.upstream.label)
+            && let Ok(host) = HeaderValue::from_str(picked.upstream.host_for_app())
         {
             sink.write(&http::header::HOST, &host);
         }
@@ -144,6 +154,17 @@ impl Conduct {
             target.push_str(query);
         }
         Some(Cow::Owned(target))
+    }
+
+    /// Changes the head of a service's answer, dressed already, if its body is to be compressed;
+    /// answers with what compresses it.
+    pub fn encode(&self, status: u16, ctx: &Context, sink: &mut dyn HeaderSink) -> Option<Encoder> {
+        let compressing = ctx.visit.as_deref()?.passage.compressing.as_ref()?;
+        let coding = compressing.choose(status, sink)?;
+        // Without memory for one the answer stays as it is.
+        let encoder = Encoder::new(coding).ok()?;
+        Compressing::apply(coding, sink);
+        Some(encoder)
     }
 
     /// Writes what the client is told with an answer of a service.

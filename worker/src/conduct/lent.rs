@@ -35,7 +35,7 @@ impl Conduct {
             return Ok(None);
         }
         // Agents stay connected: they hold up no drain.
-        if asked == path::PULL || asked == path::CONNECT {
+        if asked == path::PULL || asked == path::CONNECT || asked == path::RELAY {
             ctx.in_flight = None;
         }
         if asked == path::CONNECT && calls.is_upgrade(head.headers) {
@@ -43,6 +43,12 @@ impl Conduct {
             let session = calls.connecting(query, head.headers);
             let session = session.map_err(Refusal::Tunnel)?;
             return Ok(Some(Step::Attach(session)));
+        }
+        if asked == path::RELAY && calls.is_upgrade(head.headers) {
+            calls
+                .another_gateway(head.headers)
+                .map_err(Refusal::Tunnel)?;
+            return Ok(Some(Step::Relay));
         }
         Ok(Some(Step::Call))
     }
@@ -68,8 +74,8 @@ impl Conduct {
         if below == ENTER {
             return self.enter(head, calls, &lent, query.unwrap_or_default(), ctx);
         }
-        let token = lent.visitor_token();
-        let admission = admit(&id, token.as_ref(), head.headers, unix_now());
+        let visitors = lent.visitors();
+        let admission = admit(&id, visitors.as_ref(), head.headers, unix_now());
         if admission == Admission::Refused {
             return Err(Refusal::VisitorToken);
         }
@@ -107,10 +113,10 @@ impl Conduct {
         let tls = ctx
             .client
             .is_some_and(|client| self.stages.is_tls(head, &client));
-        let token = lent.visitor_token();
+        let visitors = lent.visitors();
         let cookie = calls
             .visitors
-            .enter(&lent.id, token.as_ref(), ticket, (unix_now(), tls))
+            .enter(&lent.id, visitors.as_ref(), ticket, (unix_now(), tls))
             .ok_or(Refusal::Ticket)?;
         let answer = Answer::new(303, ctx)
             .with("location", format!("{}{}/", path::TRAFFIC, lent.id))
@@ -122,14 +128,15 @@ impl Conduct {
 
     /// Accounts for a request through a tunnel.
     pub(super) fn note_tunnel(&self, status: u16, bytes: (u64, u64), ctx: &mut Context) {
-        let (Some(calls), Some(Target::Tunnel(lent))) = (&self.tunnels, ctx.target.clone()) else {
+        let (Some(calls), Some(Target::Tunnel(lent))) = (&self.tunnels, &ctx.target) else {
             return;
         };
+        let lent = Arc::clone(lent);
         let one = Recent {
             at: 0.0,
             tunnel: lent.id.as_str().to_owned(),
             request_id: ctx.id().as_str().to_owned(),
-            method: ctx.method.clone(),
+            method: ctx.method.clone().into_owned(),
             path: ctx.path.clone(),
             status,
             milliseconds: ctx.started.elapsed().as_secs_f64() * 1_000.0,

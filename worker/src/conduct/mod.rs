@@ -9,18 +9,23 @@ mod answer;
 mod gateway;
 mod grpc;
 mod lent;
+mod pace;
 mod report;
+mod sampling;
+mod tokens;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use patchbay_common::circuit::AppMode;
 use patchbay_common::lifecycle::Drain;
 use patchbay_common::request_id;
 use patchbay_common::tunnel::path;
 
 use crate::access_log::AccessLog;
-use crate::config::Limits;
+use crate::config::{Limits, Patience, Timeouts};
 use crate::context::{Context, MAX_ATTEMPTS};
 use crate::error::Refusal;
 use crate::explain::Explain;
@@ -28,7 +33,7 @@ use crate::gateway::Gateway;
 use crate::gateway::chain::Wait;
 use crate::metrics::Metrics;
 use crate::setup::{PERMIT_PATH, Tickets};
-use crate::stage::{Client, Head, HeaderSink, Preflight, Stages, Verdict};
+use crate::stage::{Client, Head, HeaderSink, Preflight, Stages, Verdict, trace_parent};
 use crate::sync::Activity;
 use crate::target::Target;
 use crate::tunnel::{Admission, Calls, Session, strip};
@@ -36,7 +41,10 @@ use crate::upstream::{self, Ask, Fault, Prober, Upstream, may_retry};
 
 pub use answer::Answer;
 pub use grpc::Grpc;
+pub use pace::{Pace, Pulse, TimeOut};
 pub use report::Outcome;
+pub use sampling::Sampling;
+pub use tokens::Tokens;
 
 /// Between marks of use while an answer flows.
 const MARK_PERIOD: Duration = Duration::from_millis(1_500);
@@ -48,6 +56,15 @@ pub enum Entrance {
     Circuits,
     /// The gateway.
     Gateway(Arc<Gateway>),
+}
+
+/// What is done with WebSockets while they are carried.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StreamHabits {
+    /// A line for each message.
+    pub log_messages: bool,
+    /// Only messages count as use, not pings and an open connection.
+    pub data_is_use: bool,
 }
 
 /// What conducting requests needs.
@@ -66,12 +83,18 @@ pub struct Conduct {
     pub metrics: Arc<Metrics>,
     /// Gets a line for each request.
     pub access_log: Arc<AccessLog>,
+    /// Which requests get one.
+    pub sampling: Sampling,
     /// Counts what is in flight.
     pub drain: Drain,
     /// At the gateway: tunnels, where agents may register.
     pub tunnels: Option<Arc<Calls>>,
     /// What a request may cost.
     pub limits: Limits,
+    /// How long apps are waited for.
+    pub timeouts: Timeouts,
+    /// What is done with WebSockets.
+    pub stream_habits: StreamHabits,
     /// Remembers what became of requests.
     pub explain: Arc<Explain>,
 }
@@ -83,6 +106,8 @@ pub enum Step {
     Forward,
     /// Send it to an upstream as a WebSocket's opening handshake.
     Upgrade,
+    /// Send it to an upstream, and watch over the event stream that comes back.
+    Events,
     /// Answer it here: exchange the ticket in the query for a permit.
     Exchange,
     /// Answer it here: a CORS preflight.
@@ -93,8 +118,25 @@ pub enum Step {
     Wait(Wait),
     /// Answer it here: a call of an agent's or an operator's, once its body has been read.
     Call,
+    /// The engine that asked is lean ([`Context::lean`]) and this takes the other one: give it the
+    /// request untouched. No stage has run.
+    Elsewhere,
     /// The connection becomes the multiplexed one of this session.
     Attach(Arc<Session>),
+    /// The connection becomes the multiplexed one of another gateway.
+    Relay,
+}
+
+/// How a head came.
+#[derive(Clone, Copy, Debug)]
+pub enum Raw<'a> {
+    /// In these bytes.
+    Bytes(&'a [u8]),
+    /// In frames of HTTP/2.
+    Frames,
+    /// In bytes of which the engine has seen that no stage could object to their form: written to
+    /// the letter of the standard, framed once, and within the limits.
+    Neat,
 }
 
 impl Conduct {
@@ -103,24 +145,26 @@ impl Conduct {
         ctx.in_flight = Some(self.drain.enter());
     }
 
-    /// Runs the stages over a head. `raw` is the head as it came, where it came as HTTP/1.
+    /// Runs the stages over a head, which came as `raw`.
     ///
     /// # Errors
     /// Why the request is not carried.
-    pub fn pass(
-        &self,
-        head: &Head<'_>,
-        raw: Option<&[u8]>,
-        ctx: &mut Context,
-    ) -> Result<Step, Refusal> {
+    pub fn pass(&self, head: &Head<'_>, raw: Raw<'_>, ctx: &mut Context) -> Result<Step, Refusal> {
         ctx.request_id = Some(self.stages.request_id(head));
-        head.method.clone_into(&mut ctx.method);
+        ctx.method = known_method(head.method);
         head.path().clone_into(&mut ctx.path);
+        ctx.trace = trace_parent(head).map(Into::into);
         ctx.grpc = Grpc::of(head);
         let client = self.stages.client(head);
         ctx.client = Some(client);
-        self.stages.inspect(head, raw)?;
-        self.bound_head(raw)?;
+        match raw {
+            Raw::Neat => {}
+            Raw::Bytes(raw) => {
+                self.stages.inspect(head, Some(raw))?;
+                self.bound_head(raw)?;
+            }
+            Raw::Frames => self.stages.inspect(head, None)?,
+        }
         match &self.entrance {
             Entrance::Circuits => self.pass_circuit(head, &client, ctx),
             Entrance::Gateway(gateway) => match self.pass_lent(head, ctx)? {
@@ -143,20 +187,31 @@ impl Conduct {
         }
         match self.stages.admit(head, client, &circuit, unix_now())? {
             Verdict::Preflight(preflight) => Ok(Step::Preflight(preflight)),
-            Verdict::Carry(credential) => {
-                ctx.credential = Some(credential);
+            Verdict::Carry(right) => {
+                ctx.right = Some(right);
                 self.bound_body(head, ctx)?;
-                Ok(if head.is_upgrade() {
+                let mut patience = self.patience(ctx);
+                let step = if head.is_upgrade() {
+                    // What is carried after it has a time of its own.
+                    (patience.idle, patience.total) = (None, None);
                     Step::Upgrade
                 } else {
                     Step::Forward
-                })
+                };
+                ctx.pace = Pace::begin(&patience, &ctx.stop());
+                Ok(step)
             }
         }
     }
 
-    fn bound_head(&self, raw: Option<&[u8]>) -> Result<(), Refusal> {
-        let Some(raw) = raw else { return Ok(()) };
+    /// How long the app of a request is waited for.
+    pub fn patience(&self, ctx: &Context) -> Patience {
+        let circuit = ctx.target.as_ref().and_then(Target::circuit);
+        let app = circuit.and_then(|live| live.circuit.app.as_deref());
+        self.timeouts.of(app)
+    }
+
+    fn bound_head(&self, raw: &[u8]) -> Result<(), Refusal> {
         let lines = raw.iter().filter(|byte| **byte == b'\n').count();
         // The request line and the empty line are none.
         let fields = lines.saturating_sub(2);
@@ -190,6 +245,9 @@ impl Conduct {
     /// # Errors
     /// [`Refusal::BodyTooLarge`] if it is one too many.
     pub fn received(&self, bytes: usize, ctx: &mut Context) -> Result<(), Refusal> {
+        if let Some(pace) = &ctx.pace {
+            pace.pulse().moved();
+        }
         if ctx.body_limit == 0 {
             return Ok(());
         }
@@ -217,6 +275,12 @@ impl Conduct {
         }
         let upstream = Arc::clone(&picked.upstream);
         ctx.picked = Some(picked);
+        if let Some(pace) = &ctx.pace {
+            pace.pulse().moved();
+        }
+        if let Some(visit) = &mut ctx.visit {
+            visit.leg.begin(Instant::now());
+        }
         Ok(upstream)
     }
 
@@ -238,6 +302,17 @@ impl Conduct {
             ctx.tried.push(Arc::clone(&picked.upstream));
         }
         self.may_try_another(ctx, sent)
+    }
+
+    /// Why a request was stopped by a time-out, if it was. An app that does not begin its answer
+    /// is at fault.
+    pub fn timed_out(&self, ctx: &Context) -> Option<Refusal> {
+        let which = ctx.pace.as_ref()?.fired()?;
+        if let (TimeOut::FirstByte, Some(picked)) = (which, &ctx.picked) {
+            self.prober
+                .report(&picked.upstream, Fault::FirstByteTimeout);
+        }
+        Some(Refusal::TimedOut(which))
     }
 
     /// The upstream chosen broke off, and the request is over. Counts against it only where there
@@ -270,6 +345,9 @@ impl Conduct {
             return false;
         };
         picked.upstream.ended(upstream::Outcome::Answered(status));
+        if let Some(visit) = &mut ctx.visit {
+            visit.leg.answered(status);
+        }
         let visit = ctx.visit.as_deref();
         if !replayable || !visit.is_some_and(|visit| visit.route.retry_status.contains(&status)) {
             return false;
@@ -277,9 +355,7 @@ impl Conduct {
         ctx.tried.push(Arc::clone(&picked.upstream));
         ctx.faults.push("status");
         let another = self.may_try_another(ctx, true);
-        if another {
-            ctx.faults.push("status");
-        } else {
+        if !another {
             // The answer stands: it is not a failure of the attempt.
             ctx.tried.pop();
             ctx.faults.pop();
@@ -291,6 +367,13 @@ impl Conduct {
     pub fn connected(&self, ctx: &Context) {
         if let Some(picked) = &ctx.picked {
             picked.upstream.health.connected();
+        }
+    }
+
+    /// The connection to it has carried requests before.
+    pub fn reused(&self, ctx: &mut Context) {
+        if let Some(visit) = &mut ctx.visit {
+            visit.leg.reused = true;
         }
     }
 
@@ -325,22 +408,51 @@ impl Conduct {
     /// The app has answered: writes what the client is told into the answer's head.
     pub fn dress(&self, ctx: &mut Context, sink: &mut dyn HeaderSink) {
         ctx.first_byte.get_or_insert_with(|| ctx.started.elapsed());
+        if let Some(pace) = &ctx.pace {
+            pace.pulse().answered();
+        }
         if let Some(picked) = &ctx.picked {
             picked.upstream.health.answered();
         }
+        self.watch_events(ctx, sink);
         let id = ctx.id();
         match &self.entrance {
             Entrance::Circuits => self.stages.dress(&id, sink),
             Entrance::Gateway(_) => {
+                let kind = sink.get("content-type").unwrap_or_default();
+                if kind.starts_with(b"text/event-stream")
+                    && let Some(picked) = &mut ctx.picked
+                {
+                    picked.streams();
+                }
                 sink.set(request_id::HEADER, id.as_str());
                 self.dress_of_service(ctx, sink);
             }
         }
     }
 
+    /// A stream of events is counted while it is open, and what a model says in it.
+    fn watch_events(&self, ctx: &mut Context, answer: &dyn HeaderSink) {
+        const EVENTS: &[u8] = b"text/event-stream";
+        let kind = answer.get("content-type").unwrap_or_default();
+        let kind = kind.get(..EVENTS.len()).unwrap_or_default();
+        if !kind.eq_ignore_ascii_case(EVENTS) {
+            return;
+        }
+        ctx.events = Some(Metrics::events_opened(&self.metrics));
+        if let Some(live) = ctx.target.as_ref().and_then(Target::circuit)
+            && live.circuit.app_mode == AppMode::Inference
+        {
+            ctx.tokens = Some(Tokens::new(&live.tally, ctx.started));
+        }
+    }
+
     /// A piece of an answer flows. A long answer is use for as long as it does
     /// (contract/pitfalls.md A27).
     pub fn flows(&self, ctx: &mut Context) {
+        if let Some(pace) = &ctx.pace {
+            pace.pulse().moved();
+        }
         if ctx.marked.elapsed() >= MARK_PERIOD
             && let Some(circuit) = ctx.target.as_ref().and_then(Target::circuit)
             && let Some(picked) = &ctx.picked
@@ -359,6 +471,7 @@ pub fn ask<'a>(ctx: &'a Context, room: &'a mut [u8; 16]) -> Ask<'a> {
         tried: &ctx.tried,
         key: own_key.unwrap_or_else(|| client_key(ctx, room)),
         prefer: visit.and_then(|visit| visit.preferred.as_ref()),
+        streams: false,
     }
 }
 
@@ -374,6 +487,15 @@ fn client_key<'a>(ctx: &Context, room: &'a mut [u8; 16]) -> &'a [u8] {
             room
         }
         None => &[],
+    }
+}
+
+/// A method as text, without a copy where it is one of those that are met.
+fn known_method(method: &str) -> Cow<'static, str> {
+    const KNOWN: [&str; 7] = ["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"];
+    match KNOWN.into_iter().find(|known| *known == method) {
+        Some(known) => Cow::Borrowed(known),
+        None => Cow::Owned(method.to_owned()),
     }
 }
 

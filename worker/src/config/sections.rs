@@ -1,15 +1,18 @@
 //! The sections as they stand in the file.
 
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use patchbay_common::circuit::{AppMode, Protocol};
-use patchbay_common::config::{ByteSize, HostPort, PermitHash, Seconds, Secret, Secrets};
+use patchbay_common::config::{
+    ByteSize, HostPort, Loader, Mistake, PermitHash, Seconds, Secret, Secrets,
+};
 use patchbay_common::worker::AppFilter;
 use patchbay_listen::proxy_protocol::Version;
 use serde::{Deserialize, Deserializer};
 use uuid::Uuid;
+
+use crate::gateway::config::GatewayConfig;
 
 /// `[proxy_worker]` (contract/config.md §4).
 #[derive(Clone, Debug, Deserialize)]
@@ -66,10 +69,12 @@ impl Default for ProxyWorker {
 
 impl ProxyWorker {
     /// Stands in where there is no such section: nothing listens for circuits then.
-    pub(super) fn absent(api_bind: SocketAddr) -> Self {
+    pub(super) fn absent(gateway: &GatewayConfig) -> Self {
+        let api_bind = gateway.admin_bind;
+        let coordinator = gateway.coordinator.as_deref();
         let nowhere = HostPort::new("127.0.0.1", 0);
         Self {
-            coordinator_endpoint: Some("http://127.0.0.1:6030".into()),
+            coordinator_endpoint: Some(coordinator.unwrap_or("http://127.0.0.1:6030").into()),
             authority: Some("gateway".into()),
             frontend_mode: Some("wildcard".into()),
             wildcard_domain: Some(WildcardDomain {
@@ -85,9 +90,11 @@ impl ProxyWorker {
     }
 }
 
-/// Fills in what only circuits need.
-pub(super) fn fill(secrets: &mut Secrets, permit_hash: &mut PermitHash) {
-    secrets.api_secret.get_or_insert_with(unguessable);
+/// Fills in what only circuits need; the API's secret is needed for services of a coordinator too.
+pub(super) fn fill(secrets: &mut Secrets, permit_hash: &mut PermitHash, coordinated: bool) {
+    if !coordinated {
+        secrets.api_secret.get_or_insert_with(unguessable);
+    }
     secrets.jwt_secret.get_or_insert_with(unguessable);
     permit_hash.secret.get_or_insert_with(unguessable);
 }
@@ -164,12 +171,20 @@ pub struct Server {
     pub grace_period: Seconds,
     /// Write a log line for every request.
     pub access_log: bool,
+    /// Of requests that went well, one of so many has its line; of others each.
+    pub access_log_every: NonZeroU32,
+    /// A request that takes longer has a line, marked as slow; 0: none is.
+    pub slow_request: Seconds,
+    /// Write a log line for every message of a WebSocket.
+    pub websocket_messages: bool,
     /// Most client connections at once; 0 means no limit but the system's.
     pub max_connections: usize,
     /// Requests remembered for `GET /api/explain/{request-id}`; 0 means none.
     pub explain_requests: usize,
     /// Carry plain HTTP/1.1 requests by the fast lane.
     pub fast_lane: bool,
+    /// But not those of these apps, by name, and of these circuits, by id.
+    pub fast_lane_off: Vec<String>,
     /// Unix socket at which a new process takes over the listening sockets of this one.
     pub handover: Option<PathBuf>,
     /// How long connections are served after that.
@@ -182,12 +197,29 @@ impl Default for Server {
             threads: 0,
             grace_period: Seconds::from_secs(30),
             access_log: true,
+            access_log_every: NonZeroU32::MIN,
+            slow_request: Seconds::from_secs(0),
+            websocket_messages: false,
             max_connections: 0,
             explain_requests: 4_096,
             fast_lane: true,
+            fast_lane_off: Vec::new(),
             handover: None,
             handover_max_age: Seconds::from_secs(3_600),
         }
+    }
+}
+
+impl Server {
+    /// Notes what cannot be.
+    pub(super) fn check(self, loader: &mut Loader) -> Self {
+        if self.fast_lane_off.iter().any(|name| name.trim().is_empty()) {
+            loader.mistake(Mistake::new(
+                "server.fast_lane_off",
+                "names no app: write it as [\"jupyter\", \"a circuit's id\"]",
+            ));
+        }
+        self
     }
 }
 
@@ -210,31 +242,6 @@ impl Default for Permit {
     }
 }
 
-/// `[timeouts]`: patience with clients and upstreams. A live stream is never timed out.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default)]
-pub struct Timeouts {
-    /// For a request's head to be complete, from its first byte.
-    pub request_head: Seconds,
-    /// To connect to an upstream.
-    pub connect: Seconds,
-    /// How long an idle client connection is kept for its next request.
-    pub keepalive: Seconds,
-    /// How long an idle upstream connection is kept.
-    pub upstream_keepalive: Seconds,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            request_head: Seconds::from_secs(30),
-            connect: Seconds::from_secs(10),
-            keepalive: Seconds::from_secs(75),
-            upstream_keepalive: Seconds::from_secs(60),
-        }
-    }
-}
-
 /// `[sync]`: how the circuits are kept current.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
@@ -243,6 +250,8 @@ pub struct Sync {
     pub refetch_interval: Seconds,
     /// Between writes of activity marks to Redis.
     pub activity_interval: Seconds,
+    /// Only data counts as use of a stream: not an open connection, nor pings.
+    pub data_is_use: bool,
 }
 
 impl Default for Sync {
@@ -250,8 +259,17 @@ impl Default for Sync {
         Self {
             refetch_interval: Seconds::from_secs(60),
             activity_interval: Seconds::from_secs(1),
+            data_is_use: false,
         }
     }
+}
+
+/// `[metrics]`: what is counted beside the rest.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Counting {
+    /// The incumbent's label `remote`: the client's address, the kernel's.
+    pub remote_label: bool,
 }
 
 /// `[cors]`: what is said about other origins on proxied answers.
@@ -303,4 +321,13 @@ pub(super) struct ProxyProtocolSection {
     pub(super) trusted: Texts,
     /// What connections of TCP circuits to apps begin with.
     pub(super) upstream: Option<Version>,
+}
+
+/// The name of a node that was given none.
+pub(super) fn node_id() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match host.trim() {
+        "" => "i-localhost".into(),
+        host => format!("i-{host}"),
+    }
 }

@@ -71,6 +71,7 @@ impl Upstreams {
             slow_start: self.slow_start.0,
             tcp_check_interval: self.tcp_check_interval.0,
             max_outstanding: self.max_outstanding,
+            max_connections: 0,
             queue_length: self.queue_length,
             queue_timeout: self.queue_timeout.0,
             retry_ratio: self.retry_ratio,

@@ -41,7 +41,7 @@ impl From<&ApiError> for Problem {
                     "agent_request_invalid-parameters",
                 )
             }
-            ApiError::Setup(SetupError::Token(_)) => (
+            ApiError::Setup(SetupError::Token(_) | SetupError::Revoked) => (
                 401,
                 "invalid-credentials",
                 "Authentication credentials not valid.",

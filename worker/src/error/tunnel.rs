@@ -20,7 +20,7 @@ const CONFLICT: Kind = (
 pub(super) fn kind(error: &TunnelError) -> Kind {
     use TunnelError as E;
     match error {
-        E::Token => CREDENTIALS,
+        E::Token | E::Gateway => CREDENTIALS,
         E::NotAllowed(_) | E::Operators => FORBIDDEN,
         E::Held(_) | E::Present(_) | E::Differs(_) => CONFLICT,
         E::Full => UNAVAILABLE,

@@ -1,15 +1,17 @@
 //! The accept loop.
 
 use std::io;
-use std::net::{IpAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream as StdStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpListener, TcpStream};
+use rustix::net::{SocketFlags, acceptfrom_with};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncWriteExt as _, Interest};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::Carry;
@@ -147,14 +149,18 @@ impl<C: Carry> Acceptor<C> {
     ///
     /// # Errors
     /// If the socket cannot be registered with the runtime.
-    pub async fn run(self, listener: StdListener) -> io::Result<()> {
-        let listener = TcpListener::from_std(listener)?;
+    pub async fn run(self, listener: TcpListener) -> io::Result<()> {
+        #[expect(
+            deprecated,
+            reason = "unsound for what does not keep its descriptor, which a listener does"
+        )]
+        let listener = AsyncFd::with_interest(listener, Interest::READABLE)?;
         let mut stopping = self.stopping.clone();
         let mut failing = false;
         loop {
             let accepted = tokio::select! {
                 _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),
-                accepted = listener.accept() => accepted,
+                accepted = listener.async_io(Interest::READABLE, accept) => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => {
@@ -173,18 +179,15 @@ impl<C: Carry> Acceptor<C> {
         }
     }
 
-    /// Moves the connection to a runtime thread of its own choosing, so that its events arrive
+    /// Gives the connection to a runtime thread of its own choosing, so that its events arrive
     /// where it is worked on.
-    fn dispatch(&self, stream: TcpStream, peer: IpAddr) {
+    fn dispatch(&self, stream: StdStream, peer: IpAddr) {
         let open = match self.gate.enter(peer) {
             Ok(open) => open,
             Err(refusal) => return self.turn_away(stream, &refusal),
         };
         let carrier = Arc::clone(&self.carrier);
         let stopping = self.stopping.clone();
-        let Ok(stream) = stream.into_std() else {
-            return;
-        };
         pingora_runtime::current_handle().spawn(async move {
             let _open = open;
             if let Ok(stream) = TcpStream::from_std(stream) {
@@ -196,7 +199,7 @@ impl<C: Carry> Acceptor<C> {
 
 impl<C: Carry> Acceptor<C> {
     /// Says why, where the client can read it, and closes.
-    fn turn_away(&self, mut stream: TcpStream, refusal: &Refusal) {
+    fn turn_away(&self, stream: StdStream, refusal: &Refusal) {
         let Some(farewell) = self.carrier.farewell(refusal) else {
             return;
         };
@@ -207,6 +210,7 @@ impl<C: Carry> Acceptor<C> {
         }
         tokio::spawn(async move {
             let telling = async {
+                let mut stream = TcpStream::from_std(stream)?;
                 stream.write_all(farewell.as_bytes()).await?;
                 stream.shutdown().await?;
                 // What is unread when a connection closes takes with it what was written.
@@ -217,6 +221,15 @@ impl<C: Carry> Acceptor<C> {
             gate.told.fetch_sub(1, Ordering::Relaxed);
         });
     }
+}
+
+/// A connection that no runtime knows yet: the one that works on it will be the first.
+fn accept(listener: &TcpListener) -> io::Result<(StdStream, SocketAddr)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (stream, peer) = acceptfrom_with(listener, flags)?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+    let peer = peer.ok_or(io::ErrorKind::ConnectionAborted)?;
+    Ok((stream.into(), peer))
 }
 
 /// Errors that say something about one connection, not about the listener.

@@ -13,16 +13,18 @@ use patchbay_listen::proxy_protocol::{self, ProxyProtocolError};
 use patchbay_listen::tls::{Live, Purpose};
 use pingora_core::apps::ServerApp;
 use pingora_core::protocols::{ALPN, IO, Ssl as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::guard::PREFACE;
-use super::{Guarded, Wire};
+use super::{Guarded, Socket, Wire};
 use crate::access_log::{AccessLog, Line};
+use crate::config::Timeouts;
+use crate::context::SpliceEnd;
 use crate::error::{Problem, Refusal};
 use crate::metrics::Metrics;
-use crate::stream::{Meter, mark_while, tcp};
+use crate::stream::{Meter, end_when_idle, mark_while, tcp};
 use crate::sync::Activity;
 use crate::table::{LiveCircuit, Table};
 use crate::upstream::{Ask, Link, PeerTemplate, Prober};
@@ -45,8 +47,14 @@ pub trait Carry: Send + Sync + 'static {
 /// Speaks HTTP on a connection whose transport stands.
 #[async_trait]
 pub trait Speak: Send + Sync + 'static {
-    /// Carries its requests until it ends.
-    async fn speak<S: IO + 'static>(&self, stream: S, wire: Wire, stopping: watch::Receiver<bool>);
+    /// Carries its requests until it ends. Where only the first bytes tell what is spoken, `wire`
+    /// is `None`.
+    async fn speak<S: IO + 'static>(
+        &self,
+        stream: S,
+        wire: Option<Wire>,
+        stopping: watch::Receiver<bool>,
+    );
 }
 
 /// A Pingora application, behind a guard. The head of a request has to be complete in time.
@@ -59,9 +67,21 @@ pub struct Guarding<A> {
 
 #[async_trait]
 impl<A: ServerApp + Send + Sync + 'static> Speak for Guarding<A> {
-    async fn speak<S: IO + 'static>(&self, stream: S, wire: Wire, stopping: watch::Receiver<bool>) {
-        let stream = Box::new(Guarded::new(stream, wire, self.head_patience));
-        self.app.process_new(stream, &stopping).await;
+    async fn speak<S: IO + 'static>(
+        &self,
+        mut stream: S,
+        wire: Option<Wire>,
+        stopping: watch::Receiver<bool>,
+    ) {
+        let (wire, read) = match wire {
+            Some(wire) => (wire, Vec::new()),
+            None => match begins_as(&mut stream, self.head_patience).await {
+                Some(begun) => begun,
+                None => return,
+            },
+        };
+        let guarded = Guarded::new(stream, wire, self.head_patience).again(read);
+        self.app.process_new(Box::new(guarded), &stopping).await;
     }
 }
 
@@ -70,28 +90,19 @@ pub struct HttpCarrier<A> {
     app: A,
     tls: Option<Arc<Live>>,
     purpose: Purpose,
-    head_patience: Duration,
     /// Peers that say who the client is.
     trusted: Arc<[IpNet]>,
 }
 
 impl<A> HttpCarrier<A> {
-    /// Hands connections to `app`, after a handshake if `tls` is given. What a connection speaks
-    /// has to show within `head_patience`. HTTP/2 is spoken where traffic is, in plaintext to
-    /// clients that know of it already (RFC 9113 §3.3). Peers in `trusted` say first who the
-    /// client is.
-    pub fn new(
-        app: A,
-        tls: Option<Arc<Live>>,
-        purpose: Purpose,
-        head_patience: Duration,
-        trusted: Arc<[IpNet]>,
-    ) -> Self {
+    /// Hands connections to `app`, after a handshake if `tls` is given. HTTP/2 is spoken where
+    /// traffic is, in plaintext to clients that know of it already (RFC 9113 §3.3). Peers in
+    /// `trusted` say first who the client is.
+    pub fn new(app: A, tls: Option<Arc<Live>>, purpose: Purpose, trusted: Arc<[IpNet]>) -> Self {
         Self {
             app,
             tls,
             purpose,
-            head_patience,
             trusted,
         }
     }
@@ -103,18 +114,15 @@ impl<A: Speak> Carry for HttpCarrier<A> {
         let Ok(client) = told(&mut stream, &self.trusted).await else {
             return;
         };
-        let wire = match (&self.tls, self.purpose) {
-            (None, Purpose::Traffic) => match begins_as(&stream, self.head_patience).await {
-                Some(wire) => wire,
-                None => return,
-            },
-            _ => Wire::Http1,
+        let Some(tls) = &self.tls else {
+            let Some(socket) = Socket::new(stream, client) else {
+                return;
+            };
+            let wire = (self.purpose != Purpose::Traffic).then_some(Wire::Http1);
+            return self.app.speak(socket, wire, stopping).await;
         };
         let Some(stream) = prepare(stream, client) else {
             return;
-        };
-        let Some(tls) = &self.tls else {
-            return self.app.speak(stream, wire, stopping).await;
         };
         let acceptor = tls.acceptor(self.purpose);
         let handshake = acceptor.tls_handshake(stream);
@@ -124,7 +132,7 @@ impl<A: Speak> Carry for HttpCarrier<A> {
                     Some(ALPN::H2) => Wire::Http2,
                     _ => Wire::Http1,
                 };
-                self.app.speak(stream, wire, stopping).await;
+                self.app.speak(stream, Some(wire), stopping).await;
             }
             Ok(Err(error)) => log::debug!("a TLS handshake failed: {error}"),
             Err(_) => {}
@@ -148,24 +156,17 @@ async fn told(
     told.inspect_err(|error| log::debug!("{error}"))
 }
 
-/// What the first bytes of a plaintext connection say; they stay where they are. `None` if none
-/// come in time. No method of HTTP/1 begins like the preface, so that a few bytes are enough.
-async fn begins_as(stream: &TcpStream, patience: Duration) -> Option<Wire> {
-    const ENOUGH: usize = 4;
-    /// Between looks at a beginning that comes byte by byte.
-    const PAUSE: Duration = Duration::from_millis(5);
+/// What the first bytes of a connection say, and those bytes. `None` if too few come in time.
+async fn begins_as<S: IO>(stream: &mut S, patience: Duration) -> Option<(Wire, Vec<u8>)> {
     let look = async {
-        let mut first = [0; ENOUGH];
+        let mut first = Vec::with_capacity(Wire::ENOUGH);
         loop {
-            let count = stream
-                .peek(&mut first)
-                .await
-                .ok()
-                .filter(|count| *count > 0)?;
-            match first.get(..count)? {
-                begun if !PREFACE.starts_with(begun) => return Some(Wire::Http1),
-                begun if begun.len() == ENOUGH => return Some(Wire::Http2),
-                _ => tokio::time::sleep(PAUSE).await,
+            let read = stream.read_buf(&mut first).await.ok()?;
+            if read == 0 {
+                return None;
+            }
+            if let Some(wire) = Wire::of(&first) {
+                return Some((wire, first));
             }
         }
     };
@@ -190,6 +191,10 @@ pub struct TcpCarrier {
     pub access_log: Arc<AccessLog>,
     /// Counts what is in flight.
     pub drain: Drain,
+    /// How long apps are waited for.
+    pub timeouts: Timeouts,
+    /// Only what flows counts as use, not an open connection.
+    pub data_is_use: bool,
     /// Peers that say who the client is.
     pub trusted: Arc<[IpNet]>,
     /// How apps are told who the client is, if they are.
@@ -229,8 +234,19 @@ impl Carry for TcpCarrier {
                 picked = chosen;
                 let meter = Arc::new(Meter::default());
                 let open = self.metrics.tcp_opened();
-                let carrying = tcp::carry(stream, upstream, &circuit.closed, &meter);
-                let spliced = mark_while(&self.activity, circuit, picked.session, carrying).await;
+                let hold = circuit.grants.hold_ungranted();
+                let stop = hold.stop().child_token();
+                let carrying = tcp::carry(stream, upstream, &stop, &meter);
+                let idle = self.timeouts.of(circuit.circuit.app.as_deref()).tcp_idle;
+                let carrying = end_when_idle(carrying, &meter, idle, &stop);
+                let mut spliced = {
+                    let data = || meter.total();
+                    let data = self.data_is_use.then_some(&data as _);
+                    mark_while(&self.activity, circuit, picked.session, data, carrying).await
+                };
+                if hold.stop().is_cancelled() && !circuit.closed.is_cancelled() {
+                    spliced.end = SpliceEnd::Revoked;
+                }
                 open.carried(spliced.sent, spliced.received);
                 line.route = Some(&picked.upstream.label);
                 line.bytes_in = spliced.sent;
@@ -266,10 +282,11 @@ impl TcpCarrier {
         if !circuit.clients.admits(peer.ip()) {
             return (Some(circuit), Err(Refusal::ClientAddress));
         }
+        let patience = self.timeouts.of(circuit.circuit.app.as_deref());
         let dialled = tcp::dial(
             &circuit.upstreams,
             Ask::default(),
-            &self.peers,
+            &self.peers.clone().within(patience.connect),
             &self.prober,
         )
         .await;

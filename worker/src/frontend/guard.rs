@@ -21,6 +21,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Bu
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::wire::{PREFACE, Wire};
+
 /// Bytes of small writes gathered until they are flushed: a head and a short body leave in one
 /// packet. Pingora's own buffer cannot be set on streams it has not accepted itself.
 const WRITE_BUFFER: usize = 1_460;
@@ -106,18 +108,6 @@ impl Control {
     }
 }
 
-/// What a connection speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wire {
-    /// HTTP/1: heads and bodies in turn.
-    Http1,
-    /// HTTP/2: guarded until it is open, then by Pingora.
-    Http2,
-}
-
-/// The client's preface of HTTP/2 (RFC 9113 §3.4).
-pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
 /// The preface, and the head of the frame of settings that has to follow.
 const OPENING: usize = PREFACE.len() + 9;
 /// Where the kind of that frame stands, and which it is (RFC 9113 §3.4, §4.1, §6.5).
@@ -170,6 +160,8 @@ pub struct Guarded<S> {
     /// What is still to come of the opening of HTTP/2.
     opening: usize,
     closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// What has been read before and is read again first.
+    unread: Vec<u8>,
 }
 
 impl<S: AsyncWrite> Guarded<S> {
@@ -190,6 +182,7 @@ impl<S: AsyncWrite> Guarded<S> {
             wire,
             opening: OPENING,
             closing: None,
+            unread: Vec::new(),
         }
     }
 }
@@ -225,6 +218,13 @@ impl<S> Guarded<S> {
     pub fn after(mut self, read: &[u8]) -> Self {
         let strange = self.line.follow(read);
         self.control.strange.store(strange, Ordering::Release);
+        self
+    }
+
+    /// Reads this first, which has been read before to see what it is.
+    #[must_use]
+    pub fn again(mut self, unread: Vec<u8>) -> Self {
+        self.unread = unread;
         self
     }
 
@@ -271,7 +271,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         let filled = buffer.filled().len();
-        let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        let polled = if self.unread.is_empty() {
+            Pin::new(&mut self.inner).poll_read(cx, buffer)
+        } else {
+            let count = self.unread.len().min(buffer.remaining());
+            buffer.put_slice(&self.unread[..count]);
+            self.unread.drain(..count);
+            Poll::Ready(Ok(()))
+        };
         if polled.is_pending() && !self.inner.buffer().is_empty() {
             // Whoever waits for the client has nothing more to write at the moment. Pingora does
             // not flush an answer of known length before its end, and the piece that is here must

@@ -10,9 +10,13 @@ mod carrier;
 mod guard;
 mod lent;
 mod port;
+mod socket;
+mod wire;
 
 pub use accept::{Acceptor, ConnectionGate};
 pub use carrier::{Carry, Guarding, HttpCarrier, Speak, TcpCarrier};
-pub use guard::{Control, Guarded, Wire};
+pub use guard::{Control, Guarded};
 pub use lent::TunnelCarrier;
 pub use port::PortRange;
+pub use socket::Socket;
+pub use wire::Wire;

@@ -1,55 +1,33 @@
-//! Services found in container labels, beside those of the configuration.
+//! Services that others tell of, beside those of the configuration: the coordinator's list, and the
+//! labels of containers that this worker watches itself.
 //!
-//! What was written comes first: a found service or route of the same name gives way to it, and so
-//! does a found route that ties with it. What cannot be followed is left out and said once.
+//! What was written comes first, then what somebody put at the coordinator, then what was found: a
+//! service or route of the same name gives way, and so does a route that ties. What cannot be
+//! followed is left out and said once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use patchbay_common::config::Seconds;
-use patchbay_discovery::catalog::{Addressing, Service};
-use patchbay_discovery::docker::TlsFiles;
-use patchbay_discovery::{Catalog, Docker, DockerError, DockerSettings};
-use serde::Deserialize as _;
-use serde::de::IntoDeserializer as _;
-use serde::de::value::{Error as ValueError, StrDeserializer};
+use patchbay_common::gateway::{Definition, Origin, Published};
+use patchbay_discovery::{Catalog, Docker, DockerSection};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Gateway;
-use super::config::sections;
+use super::config::sections::{self, Guest, Guests};
 
-/// Where an engine is if nothing is said.
-const USUAL_ENDPOINT: &str = "unix:///var/run/docker.sock";
-
-/// A watcher of the engine that a section describes.
-pub(super) fn docker(name: &str, section: &sections::Docker) -> Result<Docker, DockerError> {
-    let files = (&section.tls_ca, &section.tls_cert, &section.tls_key);
-    let tls = match files {
-        (None, None, None) => None,
-        (Some(ca), Some(cert), Some(key)) => Some(TlsFiles {
-            ca: ca.clone(),
-            cert: cert.clone(),
-            key: key.clone(),
-        }),
-        _ => return Err(DockerError::TlsFiles),
-    };
-    let endpoint = section.endpoint.as_deref().unwrap_or(USUAL_ENDPOINT);
-    Docker::new(DockerSettings {
-        name: name.to_owned(),
-        endpoint: endpoint.to_owned(),
-        tls,
-        addressing: Addressing {
-            network: section.network.clone(),
-            own_networks: section.own_networks.clone(),
-            published_on: section.published_on.clone(),
-        },
-    })
+/// What was told.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// By the coordinator.
+    pub(super) coordinator: Arc<[Published]>,
+    /// By engines.
+    pub(super) engines: BTreeMap<String, Catalog>,
 }
 
 /// The engines being watched.
 #[derive(Debug, Default)]
-pub(super) struct Watchers(Mutex<BTreeMap<String, (sections::Docker, DropGuard)>>);
+pub(super) struct Watchers(Mutex<BTreeMap<String, (DockerSection, DropGuard)>>);
 
 impl Watchers {
     /// Watches these engines and no others, for `gateway`; needs a runtime. Answers with the names
@@ -57,7 +35,7 @@ impl Watchers {
     pub(super) fn watch(
         &self,
         gateway: &Arc<Gateway>,
-        wanted: &BTreeMap<String, sections::Docker>,
+        wanted: &BTreeMap<String, DockerSection>,
     ) -> Vec<String> {
         let mut watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut gone = Vec::new();
@@ -72,7 +50,7 @@ impl Watchers {
             if watched.contains_key(name) {
                 continue;
             }
-            match docker(name, section) {
+            match section.watcher(name) {
                 Ok(docker) => {
                     let guard = spawn(gateway, name, docker);
                     watched.insert(name.clone(), (section.clone(), guard));
@@ -87,7 +65,7 @@ impl Watchers {
 fn spawn(gateway: &Arc<Gateway>, name: &str, docker: Docker) -> DropGuard {
     let stop = CancellationToken::new();
     let guard = stop.clone().drop_guard();
-    let (sender, mut catalog) = watch::channel(Catalog::default());
+    let (sender, mut catalog) = watch::channel(None::<Catalog>);
     let (gateway, name) = (Arc::downgrade(gateway), name.to_owned());
     let following = async move {
         while catalog.changed().await.is_ok() {
@@ -95,7 +73,9 @@ fn spawn(gateway: &Arc<Gateway>, name: &str, docker: Docker) -> DropGuard {
                 return;
             };
             let found = catalog.borrow_and_update().clone();
-            gateway.found(&name, found);
+            if let Some(found) = found {
+                gateway.found(&name, found);
+            }
         }
     };
     tokio::spawn(async move {
@@ -108,137 +88,174 @@ fn spawn(gateway: &Arc<Gateway>, name: &str, docker: Docker) -> DropGuard {
     guard
 }
 
-/// The configuration with what was found; what cannot be followed is told to `complain`.
+/// The configuration with what was told; what cannot be followed is told to `complain`.
 pub(super) fn merge(
     written: &sections::Gateway,
-    catalogs: &BTreeMap<String, Catalog>,
+    told: &Told,
     complain: &mut dyn FnMut(String),
 ) -> sections::Gateway {
     let mut all = written.clone();
-    for (engine, catalog) in catalogs {
-        for (name, service) in &catalog.services {
-            let taken = written.services.contains_key(name) || written.routes.contains_key(name);
-            if taken {
-                complain(format!(
-                    "docker {engine}: {name} is configured too: that holds"
-                ));
-                continue;
-            }
-            add(&mut all, engine, name, service, complain);
+    let mut listed: Vec<&Published> = told.coordinator.iter().collect();
+    listed.sort_by(|one, two| (&one.origin, &one.name).cmp(&(&two.origin, &two.name)));
+    for one in listed {
+        if let Some(definition) = &one.definition {
+            let guest = Guest::Coordinator(one.origin.clone());
+            add(&mut all, &guest, &one.name, definition, complain);
         }
     }
+    for (engine, catalog) in &told.engines {
+        let guest = Guest::Labels(engine.clone());
+        for (name, service) in &catalog.services {
+            add(&mut all, &guest, name, &service.definition(name), complain);
+        }
+    }
+    all.await_services();
     all
 }
 
 fn add(
     all: &mut sections::Gateway,
-    engine: &str,
+    guest: &Guest,
     name: &str,
-    service: &Service,
+    definition: &Definition,
     complain: &mut dyn FnMut(String),
 ) {
-    let instances = service.instances.iter().map(|instance| sections::Instance {
-        address: address(&instance.host, instance.port),
-        weight: instance.weight,
-    });
-    if let Some(known) = all.services.get_mut(name) {
-        // Another engine has some of it too.
-        known.instances.extend(instances);
-        return;
-    }
-    let wish = &service.wish;
-    let health = match health(service) {
-        Ok(health) => health,
-        Err(error) => {
-            complain(format!(
-                "docker {engine}: {name}: gateway.health.interval: {error}"
-            ));
-            None
+    match (all.guests.services.get(name), all.services.get_mut(name)) {
+        (Some(first), Some(known)) if first.was_found() && guest.was_found() => {
+            // Another engine has some of it too; the same container may be seen by two.
+            for instance in &definition.service.instances {
+                let seen = &mut known.instances;
+                if !seen.iter().any(|one| one.address == instance.address) {
+                    seen.push(instance.clone());
+                }
+            }
+            return;
         }
-    };
-    all.found.insert(name.to_owned());
-    let section = sections::Service {
-        instances: instances.collect(),
-        balance: balance(wish.balance.as_deref()),
-        health,
-        ..sections::Service::default()
-    };
-    all.services.insert(name.to_owned(), section);
-    let has_route = !wish.hosts.is_empty() || wish.path.is_some() || wish.path_prefix.is_some();
-    if has_route {
-        let route = sections::Route {
-            host: sections::Texts(wish.hosts.clone()),
-            path: wish.path.clone(),
-            path_prefix: wish.path_prefix.clone(),
-            strip_prefix: wish.strip_prefix.clone(),
-            add_prefix: wish.add_prefix.clone(),
-            middleware: wish.middleware.clone(),
-            service: Some(name.to_owned()),
-            ..sections::Route::default()
-        };
-        all.routes.insert(name.to_owned(), route);
+        (Some(first), _) => {
+            return complain(format!(
+                "{guest}: {name} is there by {first} too: that holds"
+            ));
+        }
+        (None, Some(_)) => {
+            return complain(format!("{guest}: {name} is configured too: that holds"));
+        }
+        (None, None) => {}
+    }
+    all.services
+        .insert(name.to_owned(), definition.service.clone());
+    all.guests.services.insert(name.to_owned(), guest.clone());
+    for (name, route) in &definition.routes {
+        if all.routes.contains_key(name) {
+            let holds = match all.guests.routes.get(name) {
+                Some(first) => format!("there by {first}"),
+                None => "configured".to_owned(),
+            };
+            complain(format!("{guest}: route {name} is {holds} too: that holds"));
+            continue;
+        }
+        all.routes.insert(name.clone(), route.clone());
+        all.guests.routes.insert(name.clone(), guest.clone());
     }
 }
 
-fn address(host: &str, port: u16) -> String {
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
+impl Guest {
+    /// Nobody said it: it was found.
+    fn was_found(&self) -> bool {
+        !matches!(self, Self::Coordinator(Origin::Api))
     }
 }
 
-fn balance(text: Option<&str>) -> sections::Balance {
-    match text {
-        Some("weighted") => sections::Balance::Weighted,
-        Some("least-outstanding") => sections::Balance::LeastOutstanding,
-        Some("hash") => sections::Balance::Hash,
-        _ => sections::Balance::RoundRobin,
-    }
-}
-
-fn health(service: &Service) -> Result<Option<sections::Health>, ValueError> {
-    let wish = &service.wish;
-    let interval = wish.health_interval.as_deref().map(|text| {
-        let text: StrDeserializer<'_, ValueError> = text.into_deserializer();
-        Seconds::deserialize(text)
-    });
-    let interval = interval.transpose()?;
-    Ok(wish.health_path.as_ref().map(|path| sections::Health {
-        path: Some(path.clone()),
-        interval,
-        ..sections::Health::default()
-    }))
-}
-
-/// Takes what has a flaw out of what was found. True if anything was taken out.
+/// Takes what has a flaw out of what was told. True if anything was taken out.
 pub(super) fn yield_to(
     wanted: &mut sections::Gateway,
     flaws: &[super::plan::Flaw],
     complain: &mut dyn FnMut(String),
 ) -> bool {
-    let mut names = BTreeSet::new();
-    for (key, problem) in flaws {
-        let mut parts = key.split('.');
-        let (Some("routes" | "services"), Some(name)) = (parts.next(), parts.next()) else {
-            continue;
-        };
-        if wanted.found.contains(name) {
-            complain(format!("{name}, found in labels, is left out: {problem}"));
-            names.insert(name.to_owned());
+    let told: Vec<(bool, String)> = flaws
+        .iter()
+        .filter_map(|(key, problem)| {
+            let (service, name, guest) = wanted.guests.at(key)?;
+            complain(format!("{guest}: {name} is left out: {problem}"));
+            Some((service, name))
+        })
+        .collect();
+    for (service, name) in &told {
+        if *service {
+            wanted.drop_service(name);
+        } else {
+            wanted.drop_route(name);
         }
     }
-    for name in &names {
-        wanted.routes.remove(name);
-        wanted.found.remove(name);
-        // Nobody asks for it by another way.
-        let used = wanted.routes.values();
-        if !used
-            .into_iter()
-            .any(|route| route.service.as_ref() == Some(name))
-        {
-            wanted.services.remove(name);
-        }
-    }
-    !names.is_empty()
+    !told.is_empty()
 }
+
+impl Guests {
+    /// The guest that a flaw's key is about: whether it is a service, its name, who told of it.
+    /// Names may have dots in them.
+    fn at(&self, key: &str) -> Option<(bool, String, Guest)> {
+        let (kind, rest) = key.split_once('.')?;
+        let (service, guests) = match kind {
+            "services" => (true, &self.services),
+            "routes" => (false, &self.routes),
+            _ => return None,
+        };
+        let ends = rest.match_indices('.').map(|(at, _)| at);
+        let names = ends.chain([rest.len()]).filter_map(|end| rest.get(..end));
+        let mut known = names.filter_map(|name| guests.get_key_value(name));
+        let (name, guest) = known.next_back()?;
+        Some((service, name.clone(), guest.clone()))
+    }
+}
+
+impl sections::Gateway {
+    /// Where others tell of services too, a route may lead to one that nobody has told of yet: it
+    /// has no instances so far.
+    pub(crate) fn await_services(&mut self) {
+        if self.docker.is_empty() && !self.follows {
+            return;
+        }
+        for service in self
+            .routes
+            .values()
+            .filter_map(|route| route.service.as_ref())
+        {
+            if !self.services.contains_key(service) {
+                self.services.insert(service.clone(), Default::default());
+            }
+        }
+    }
+
+    fn drop_service(&mut self, name: &str) {
+        self.services.remove(name);
+        self.guests.services.remove(name);
+        let leads = |route: &sections::Route| route.service.as_deref() == Some(name);
+        let routes: Vec<String> = self
+            .guests
+            .routes
+            .keys()
+            .filter(|route| self.routes.get(*route).is_some_and(leads))
+            .cloned()
+            .collect();
+        for route in routes {
+            self.routes.remove(&route);
+            self.guests.routes.remove(&route);
+        }
+    }
+
+    /// A service that was told of and that no route leads to any more goes with it.
+    fn drop_route(&mut self, name: &str) {
+        self.guests.routes.remove(name);
+        let service = self.routes.remove(name).and_then(|route| route.service);
+        let Some(service) = service else { return };
+        let used = self.routes.values();
+        let used = used
+            .into_iter()
+            .any(|route| route.service.as_deref() == Some(&service));
+        if !used && self.guests.services.remove(&service).is_some() {
+            self.services.remove(&service);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ pub mod chain;
 pub mod config;
 pub mod counts;
 mod discover;
+pub mod encoder;
 pub mod plan;
 pub mod refusal;
 pub mod router;
@@ -17,17 +18,19 @@ pub mod sticky;
 #[cfg(test)]
 pub(crate) mod trial;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use patchbay_common::gateway::Published;
 use patchbay_discovery::Catalog;
 
 use crate::stage::Head;
 use crate::upstream::{Prober, Upstream};
-use chain::Passage;
+use chain::{Ledger, Passage};
 use config::GatewayConfig;
-use discover::Watchers;
+use discover::{Told, Watchers};
 use plan::{Ground, HashBy, LiveRoute, LiveService, Plan};
 use refusal::GatewayRefusal;
 use router::{Segments, bare_host};
@@ -39,6 +42,8 @@ pub struct Gateway {
     prober: Arc<Prober>,
     /// Signs sticky cookies where the operator has given no key.
     own_key: Vec<u8>,
+    /// Where limits are shared.
+    ledger: Option<Arc<dyn Ledger>>,
     wanted: Mutex<Wanted>,
     watchers: Watchers,
 }
@@ -53,8 +58,8 @@ struct AtWork {
 #[derive(Debug)]
 struct Wanted {
     config: GatewayConfig,
-    /// By engine.
-    found: BTreeMap<String, Catalog>,
+    /// What was told beside it.
+    told: Told,
     /// What was complained of, so that it is said once.
     complaints: BTreeSet<String>,
 }
@@ -70,6 +75,37 @@ pub struct Visit {
     pub preferred: Option<Arc<Upstream>>,
     /// What its client's requests have in common, where that is not their address.
     pub hash_key: Option<Vec<u8>>,
+    /// How it went at the instance.
+    pub leg: Leg,
+}
+
+/// A request's way to an instance and back; of several tried, the last one's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Leg {
+    /// When the instance was chosen.
+    pub began: Option<Instant>,
+    /// Its connection had carried requests before.
+    pub reused: bool,
+    /// The status it answered.
+    pub status: Option<u16>,
+    /// How long it took to.
+    pub latency: Option<Duration>,
+}
+
+impl Leg {
+    /// An instance is chosen.
+    pub fn begin(&mut self, now: Instant) {
+        *self = Self {
+            began: Some(now),
+            ..Self::default()
+        };
+    }
+
+    /// It has answered.
+    pub fn answered(&mut self, status: u16) {
+        self.status = Some(status);
+        self.latency = self.began.map(|began| began.elapsed());
+    }
 }
 
 impl Visit {
@@ -80,6 +116,7 @@ impl Visit {
             passage: Passage::default(),
             preferred: None,
             hash_key: None,
+            leg: Leg::default(),
         }
     }
 
@@ -101,19 +138,25 @@ impl Visit {
 }
 
 impl Gateway {
-    /// At work as configured; `prober` watches over the instances.
-    pub fn new(config: &GatewayConfig, prober: Arc<Prober>) -> Arc<Self> {
+    /// At work as configured; `prober` watches over the instances, `ledger` is where limits are
+    /// shared with other workers.
+    pub fn new(
+        config: &GatewayConfig,
+        prober: Arc<Prober>,
+        ledger: Option<Arc<dyn Ledger>>,
+    ) -> Arc<Self> {
         let own_key = uuid::Uuid::new_v4().into_bytes().to_vec();
         let mut wanted = Wanted {
             config: config.clone(),
-            found: BTreeMap::new(),
+            told: Told::default(),
             complaints: BTreeSet::new(),
         };
-        let at_work = wanted.build(&own_key, &prober, None);
+        let at_work = wanted.build(&own_key, &prober, ledger.as_ref(), None);
         Arc::new(Self {
             at_work: ArcSwap::from_pointee(at_work),
             prober,
             own_key,
+            ledger,
             wanted: Mutex::new(wanted),
             watchers: Watchers::default(),
         })
@@ -124,7 +167,7 @@ impl Gateway {
         let mut wanted = self.lock();
         wanted.config = config.clone();
         for gone in self.watchers.watch(self, &config.sections.docker) {
-            wanted.found.remove(&gone);
+            wanted.told.engines.remove(&gone);
         }
         self.rebuild(&mut wanted);
     }
@@ -135,7 +178,7 @@ impl Gateway {
         if !wanted.config.sections.docker.contains_key(engine) {
             return;
         }
-        wanted.found.insert(engine.to_owned(), catalog);
+        wanted.told.engines.insert(engine.to_owned(), catalog);
         self.rebuild(&mut wanted);
         let (routes, services) = self.size();
         log::info!(
@@ -143,9 +186,17 @@ impl Gateway {
         );
     }
 
+    /// The coordinator's services are these now.
+    pub fn told(&self, services: Arc<[Published]>) {
+        let mut wanted = self.lock();
+        wanted.told.coordinator = services;
+        self.rebuild(&mut wanted);
+    }
+
     fn rebuild(&self, wanted: &mut Wanted) {
         let before = self.at_work.load();
-        let next = wanted.build(&self.own_key, &self.prober, Some(&before.plan));
+        let ledger = self.ledger.as_ref();
+        let next = wanted.build(&self.own_key, &self.prober, ledger, Some(&before.plan));
         next.plan.start(&self.prober);
         self.at_work.store(Arc::new(next));
     }
@@ -191,6 +242,13 @@ impl Gateway {
             own.map(|(instance, state)| (&*service.name, instance, state))
         });
         counts::append_breakers(text, breakers);
+        counts::append_complaints(text, self.lock().complaints.len());
+        let services = at_work.plan.services().values();
+        let instances = services.flat_map(|service| {
+            let states = service.upstreams.states().into_iter();
+            states.map(|state| (&*service.name, state))
+        });
+        counts::append_instances(text, instances);
     }
 
     /// How many routes and services there are.
@@ -202,19 +260,26 @@ impl Gateway {
 
 impl Wanted {
     /// The configuration was checked when it was read; what is flawed all the same is left out.
-    fn build(&mut self, own_key: &[u8], prober: &Prober, before: Option<&Plan>) -> AtWork {
+    fn build(
+        &mut self,
+        own_key: &[u8],
+        prober: &Prober,
+        ledger: Option<&Arc<dyn Ledger>>,
+        before: Option<&Plan>,
+    ) -> AtWork {
         let config = &self.config;
         let given = config.sections.sticky_secret.as_ref();
         let ground = Ground {
             rules: prober.settings(),
             sticky_key: given.map_or(own_key, |secret| secret.expose().as_bytes()),
             tls: config.tls.is_some(),
+            ledger: ledger.cloned(),
         };
         let mut complaints = BTreeSet::new();
         let mut complain = |text: String| {
             complaints.insert(text);
         };
-        let mut sections = discover::merge(&config.sections, &self.found, &mut complain);
+        let mut sections = discover::merge(&config.sections, &self.told, &mut complain);
         let plan = loop {
             let (plan, flaws) = Plan::build(&sections, &ground, before);
             if discover::yield_to(&mut sections, &flaws, &mut complain) {

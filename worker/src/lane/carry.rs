@@ -8,13 +8,16 @@ use pingora_core::protocols::IO;
 use tokio_util::sync::WaitForCancellationFuture;
 
 use super::answer;
-use super::connection::{Connection, Memory, READ};
-use super::exchange::{Account, Upstream};
-use super::flow::{Broken, Flow};
+use super::connection::{Connection, READ};
+use super::exchange::Account;
+use super::flow::{Broken, Flow, Silence};
+use super::forward::Upstream;
 use super::head::{Field, Headers};
-use super::request::Request;
+use super::memory::Memory;
+use super::request::{Body, Request};
 use super::response::Response;
 use super::rewrite::Added;
+use super::upload::Upload;
 use crate::conduct::Conduct;
 use crate::context::Context;
 
@@ -32,6 +35,8 @@ struct Desk<'a> {
     to_head: bool,
     /// The client wants the connection kept, and so do we.
     keep: bool,
+    /// Body bytes that can be sent again to another upstream, if any can.
+    at_hand: Option<u64>,
 }
 
 impl<S: IO + 'static> Connection<S> {
@@ -46,7 +51,8 @@ impl<S: IO + 'static> Connection<S> {
         let keep = !request.close && !self.is_last();
         let method = request.method.bytes(&self.memory.head);
         let to_head = method == b"HEAD";
-        let repeatable = !matches!(method, b"POST" | b"PATCH");
+        let kept = request.body != Body::Chunked;
+        let repeatable = kept && !matches!(method, b"POST" | b"PATCH");
         let at_hand = account.bytes_in;
         let Memory {
             up,
@@ -65,7 +71,8 @@ impl<S: IO + 'static> Connection<S> {
             up,
             request: bytes,
             sent: 0,
-            body_left: account.body_left,
+            upload: Upload::of(request.body, at_hand),
+            limit: ctx.body_limit,
             refused: false,
             down,
             out,
@@ -74,8 +81,15 @@ impl<S: IO + 'static> Connection<S> {
             tail: b"",
             answered: false,
             began: false,
+            tokens: None,
+            pulse: ctx.pace.as_ref().map(|pace| pace.pulse().clone()),
             bytes_in: at_hand,
             bytes_out: 0,
+            silence: ctx
+                .visit
+                .as_deref()
+                .and_then(|visit| visit.route.response_timeout)
+                .map(Silence::new),
         };
         let desk = Desk {
             conduct: &self.lane.conduct,
@@ -83,11 +97,12 @@ impl<S: IO + 'static> Connection<S> {
             added,
             to_head,
             keep,
+            at_hand: kept.then_some(at_hand),
         };
         let carried = desk.run(&mut flow, ctx, account).await;
         account.bytes_in = flow.bytes_in;
         account.bytes_out = flow.bytes_out;
-        account.body_left = flow.body_left;
+        account.uploaded = flow.upload.ended();
         carried.map_err(|cause| Break {
             cause,
             again: repeatable && !flow.answered && flow.bytes_in == at_hand,
@@ -102,8 +117,7 @@ impl Desk<'_> {
         ctx: &mut Context,
         account: &mut Account,
     ) -> Result<bool, Broken> {
-        let closed = ctx.target.as_ref().map(|target| target.closed().clone());
-        let closed = closed.unwrap_or_default();
+        let closed = ctx.stop();
         let mut closed = pin!(closed.cancelled());
         let answer = loop {
             let answer = unless(closed.as_mut(), |cx| {
@@ -121,15 +135,21 @@ impl Desk<'_> {
                 _ => break answer,
             }
         };
+        let whole = Some(flow.bytes_in) == self.at_hand && flow.upload.ended();
+        if self.conduct.answered(ctx, answer.status, whole) {
+            return Err(Broken::Refused);
+        }
         // The client of a body that is still on its way cannot begin another request.
-        let keep = self.keep && flow.body_left == 0;
+        let keep = self.keep && flow.upload.ended();
         let headers = Headers {
             bytes: flow.down.data(),
             fields: self.fields,
+            neat_until: answer.neat_until,
         };
         let told = (&answer, headers);
         answer::dressed(self.conduct, ctx, told, keep, (self.added, flow.out));
         flow.down.consume(answer.length);
+        flow.tokens = ctx.tokens.take();
         let mut framing = answer.framing;
         flow.begin_body(&mut framing)?;
         let conduct = self.conduct;
@@ -145,6 +165,7 @@ impl Desk<'_> {
         let headers = Headers {
             bytes: flow.down.data(),
             fields: self.fields,
+            neat_until: answer.neat_until,
         };
         answer::interim(answer, headers, self.added, flow.out);
         flow.down.consume(answer.length);

@@ -1,4 +1,5 @@
-//! Finds the end of a chunked body (RFC 9112 §7.1) while it passes through unchanged.
+//! Reads the framing of a chunked body (RFC 9112 §7.1): an answer passes through unchanged while its
+//! end is looked for, a request is framed anew.
 
 /// Longest size line, its extensions included, and longest trailer line.
 const MAX_LINE: u32 = 4_096;
@@ -63,26 +64,41 @@ impl Chunks {
         self.at == At::End
     }
 
-    /// Reads on; says how many of these bytes belong to the body, which are all while it has not
-    /// ended.
-    pub(super) fn scan(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
+    /// Reads on and shows the data to `see`; says how many of these bytes belong to the body, which
+    /// are all while it has not ended.
+    pub(super) fn scan(
+        &mut self,
+        bytes: &[u8],
+        mut see: impl FnMut(&[u8]),
+    ) -> Result<usize, BadChunk> {
+        let mut used = 0;
+        while used < bytes.len() && !self.ended() {
+            let (taken, data) = self.take(&bytes[used..])?;
+            used += taken;
+            see(&bytes[used - data..used]);
+        }
+        Ok(used)
+    }
+
+    /// Reads on to the end of the next piece of data; says how many of these bytes that takes, and
+    /// how many at their end are data.
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<(usize, usize), BadChunk> {
         let mut index = 0;
-        while index < bytes.len() && self.at != At::End {
+        while index < bytes.len() && !self.ended() {
             if let At::Data(left) = self.at {
                 let here = (bytes.len() - index) as u64;
                 let taken = here.min(left);
                 self.data += taken;
-                index += taken as usize;
                 self.at = match left - taken {
                     0 => At::DataReturn,
                     left => At::Data(left),
                 };
-                continue;
+                return Ok((index + taken as usize, taken as usize));
             }
             self.at = self.step(bytes[index])?;
             index += 1;
         }
-        Ok(index)
+        Ok((index, 0))
     }
 
     fn step(&mut self, byte: u8) -> Result<At, BadChunk> {

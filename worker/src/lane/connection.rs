@@ -8,21 +8,16 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use pingora_core::apps::{HttpServerApp as _, ServerApp as _};
 use pingora_core::protocols::IO;
-use pingora_core::protocols::http::ServerSession;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, timeout};
 
 use super::Lane;
-use super::buffer::Buffer;
-use super::head::Field;
+use super::memory::Memory;
 use super::pool::Pool;
 use super::request::{self, MAX_HEAD, Reason, Request, Seen};
-use super::rewrite::Added;
-use crate::frontend::{Guarded, Wire};
+use crate::frontend::Wire;
 
 /// A connection that has been idle for so long gives its memory back and hears of a stop.
 const REST: Duration = Duration::from_secs(1);
@@ -45,28 +40,10 @@ pub(super) struct Connection<S> {
     pub(super) tls: bool,
     pub(super) memory: Memory,
     /// Requests read from it.
-    requests: u32,
-    stopping: watch::Receiver<bool>,
+    pub(super) requests: u32,
+    pub(super) stopping: watch::Receiver<bool>,
     /// Fires at the deadline or earlier; set back only when it has fired.
-    timer: Pin<Box<Sleep>>,
-}
-
-/// What an exchange works in; given back by connections that rest.
-#[derive(Debug, Default)]
-pub(super) struct Memory {
-    /// From the client.
-    pub(super) up: Buffer,
-    /// The head of the request at hand.
-    pub(super) head: Vec<u8>,
-    /// From the app.
-    pub(super) down: Buffer,
-    /// To the app.
-    pub(super) request: Vec<u8>,
-    /// To the client.
-    pub(super) out: Vec<u8>,
-    pub(super) fields: Vec<Field>,
-    pub(super) answer_fields: Vec<Field>,
-    pub(super) added: Added,
+    pub(super) timer: Pin<Box<Sleep>>,
 }
 
 /// What becomes of the connection after a request.
@@ -74,8 +51,10 @@ pub(super) struct Memory {
 pub(super) enum After {
     /// It waits for the next one.
     Kept,
-    /// It ends.
+    /// It ends. The client may still be sending.
     Closed,
+    /// It ends as the client wants it, which has nothing more to say.
+    Ended,
     /// The request is for the other engine; nothing of it has been used.
     HandOver(Reason),
 }
@@ -93,50 +72,82 @@ impl Lane {
     pub async fn serve<S: IO + 'static>(
         self: &Arc<Self>,
         client: S,
-        wire: Wire,
+        wire: Option<Wire>,
         stopping: watch::Receiver<bool>,
     ) {
         let Some((peer, local)) = addresses(&client) else {
             return;
         };
-        if wire == Wire::Http2 {
-            let guarded = Box::new(Guarded::new(client, wire, self.patience.head));
-            self.other.process_new(guarded, &stopping).await;
-            return;
+        if wire == Some(Wire::Http2) {
+            return self.hand_over_whole(client, &[], &stopping).await;
         }
-        let mut connection = Connection {
-            lane: Arc::clone(self),
-            pool: self.pools.here(),
-            tls: client.get_ssl_digest().is_some(),
-            client,
-            peer,
-            local,
-            memory: Memory::default(),
-            timer: Box::pin(tokio::time::sleep(self.patience.head)),
-            requests: 0,
-            stopping,
-        };
+        let mut connection = self.open(client, (peer, local), stopping);
         let mut first = true;
         loop {
             let read = connection.read(first).await;
             connection.requests = connection.requests.saturating_add(1);
+            let begun = connection.memory.up.data();
+            if first && wire.is_none() && Wire::of(begun) == Some(Wire::Http2) {
+                let Connection {
+                    client,
+                    memory,
+                    stopping,
+                    ..
+                } = connection;
+                return self
+                    .hand_over_whole(client, memory.up.data(), &stopping)
+                    .await;
+            }
             let after = match read {
-                Read::Nothing => return,
+                Read::Nothing => break,
                 Read::Plain(request) => connection.exchange(request).await,
                 Read::Other(reason) => After::HandOver(reason),
             };
             match after {
                 After::Kept => {}
-                After::Closed => return connection.close().await,
+                After::Closed => {
+                    connection.close().await;
+                    break;
+                }
+                After::Ended => {
+                    // Nobody waits for the end of a plaintext connection but the system.
+                    if connection.tls {
+                        let _ = timeout(LINGER, connection.client.shutdown()).await;
+                    }
+                    break;
+                }
                 After::HandOver(reason) => {
                     self.conduct.metrics.handed_over(reason);
-                    match connection.hand_over().await {
+                    // Apart, so that what rests has no room for it.
+                    match Box::pin(connection.hand_over()).await {
                         Some(back) => connection = back,
                         None => return,
                     }
                 }
             }
             first = false;
+        }
+        connection.pool.shelf.put(connection.memory);
+    }
+
+    fn open<S: IO>(
+        self: &Arc<Self>,
+        client: S,
+        (peer, local): (SocketAddr, SocketAddr),
+        stopping: watch::Receiver<bool>,
+    ) -> Connection<S> {
+        let pool = self.pools.here();
+        Connection {
+            lane: Arc::clone(self),
+            memory: pool.shelf.take(),
+            pool,
+            tls: client.get_ssl_digest().is_some(),
+            client,
+            peer,
+            local,
+            timer: Box::pin(tokio::time::sleep(self.patience.head)),
+            requests: 0,
+            stopping,
         }
     }
 }
@@ -193,22 +204,34 @@ impl<S: IO + 'static> Connection<S> {
             };
             self.make_room(resting);
             match self.fill(until, resting).await {
-                Some(Ok(count)) if count > 0 => resting = false,
+                Some(Ok(count)) if count > 0 => {
+                    if std::mem::take(&mut resting) {
+                        self.wake();
+                    }
+                }
                 Some(_) => return Read::Nothing,
                 None if in_head || resting => return Read::Nothing,
                 None => {
                     resting = true;
-                    self.memory = Memory::default();
+                    self.pool.shelf.put(std::mem::take(&mut self.memory));
                 }
             }
         }
     }
 
-    /// A connection that comes from its rest reads a little at first: most read nothing.
+    /// A connection that rests reads a little at first: most read nothing.
     fn make_room(&mut self, resting: bool) {
         let up = &mut self.memory.up;
         up.grow(if resting { FIRST_READ } else { READ });
         debug_assert!(READ > MAX_HEAD && !up.is_full());
+    }
+
+    /// A connection that has rested works again.
+    fn wake(&mut self) {
+        let fresh = self.pool.shelf.take();
+        let rested = std::mem::replace(&mut self.memory, fresh);
+        self.make_room(false);
+        self.memory.up.put(rested.up.data());
     }
 
     /// Reads once; `None` when the time has come.
@@ -249,49 +272,10 @@ impl<S: IO + 'static> Connection<S> {
         .await
     }
 
-    /// Gives what has been read to the other engine, and takes the connection back after its
-    /// request, if it is kept.
-    async fn hand_over(self) -> Option<Self> {
-        let keep = !self.is_last();
-        let Self {
-            lane,
-            pool,
-            client,
-            peer,
-            local,
-            tls,
-            memory,
-            requests,
-            stopping,
-            timer,
-        } = self;
-        let read = BytesMut::from(memory.up.data());
-        drop(memory);
-        let guarded = Guarded::new(client, Wire::Http1, lane.patience.head).after(&read);
-        let mut session = ServerSession::new_http1(Box::new(guarded));
-        session.set_keepalive(keep.then_some(lane.patience.keepalive.as_secs()));
-        session.set_pipelined_prefix(read);
-        let back = lane.other.process_new_http(session, &stopping).await?;
-        let (stream, _) = back.consume();
-        let guarded = stream.into_any().downcast::<Guarded<S>>().ok()?;
-        Some(Self {
-            client: guarded.into_inner().await?,
-            memory: Memory::default(),
-            lane,
-            pool,
-            peer,
-            local,
-            tls,
-            requests,
-            stopping,
-            timer,
-        })
-    }
-
     /// Ends the connection. A client that is still sending what nobody wants is heard for a
     /// moment: a reset could overtake its answer.
     async fn close(&mut self) {
-        let _ = tokio::time::timeout(LINGER, async {
+        let _ = timeout(LINGER, async {
             self.client.flush().await?;
             AsyncWriteExt::shutdown(&mut self.client).await?;
             let mut left = LINGER_BYTES;

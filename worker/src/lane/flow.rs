@@ -4,14 +4,17 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use pingora_core::protocols::IO;
-use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
 
 use super::buffer::Buffer;
 use super::head::Field;
 use super::response::{self, Framing, Response};
+use super::upload::Upload;
+use crate::conduct::{Pulse, Tokens};
 
 /// Shorter bodies are copied behind the head: one buffer costs the system less than two.
 const COPIED: usize = 4_096;
@@ -25,8 +28,29 @@ pub(super) enum Broken {
     Client(&'static str),
     /// The app broke off, or said something that is not an answer.
     Upstream(&'static str),
+    /// The app has said nothing for longer than the route allows.
+    Silent,
+    /// The answer is one for which another upstream is asked.
+    Refused,
+    /// The body is longer than it may be.
+    TooLarge,
     /// The circuit was closed.
     Closed,
+}
+
+/// How long the app may say nothing.
+pub(super) struct Silence {
+    most: Duration,
+    over: Pin<Box<Sleep>>,
+}
+
+impl Silence {
+    pub(super) fn new(most: Duration) -> Self {
+        Self {
+            most,
+            over: Box::pin(tokio::time::sleep(most)),
+        }
+    }
 }
 
 /// One exchange under way.
@@ -35,12 +59,15 @@ pub(super) struct Flow<'a, S> {
     pub(super) upstream: &'a mut TcpStream,
     /// What comes from the client: the body, and perhaps the next request.
     pub(super) up: &'a mut Buffer,
-    /// The request's head, with as much of the body as came with it.
-    pub(super) request: &'a [u8],
+    /// The request's head with as much of the body as came with it, later pieces of a body in
+    /// chunks.
+    pub(super) request: &'a mut Vec<u8>,
     /// How much of that is sent.
     pub(super) sent: usize,
-    /// Bytes of the body that are still to be taken from the client.
-    pub(super) body_left: u64,
+    /// The body that is still to be taken from the client.
+    pub(super) upload: Upload,
+    /// Most bytes it may have; 0: any number.
+    pub(super) limit: u64,
     /// The app takes no more of the request. It may have answered all the same.
     pub(super) refused: bool,
     /// What comes from the app.
@@ -56,68 +83,38 @@ pub(super) struct Flow<'a, S> {
     pub(super) answered: bool,
     /// Something of what is being sent has left.
     pub(super) began: bool,
+    /// Follows a model's answer.
+    pub(super) tokens: Option<Tokens>,
+    /// Hears of what moves, where time-outs are set.
+    pub(super) pulse: Option<Pulse>,
     /// Body bytes from and to the client.
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
+    /// Where there is a limit to it.
+    pub(super) silence: Option<Silence>,
 }
 
 impl<S: IO> Flow<'_, S> {
-    /// The whole request is with the app.
-    pub(super) fn uploaded(&self) -> bool {
-        self.body_left == 0 && self.sent == self.request.len() && !self.refused
+    /// Reads from the app once, which may not be silent for ever.
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Broken>> {
+        let read = self.down.poll_fill(cx, self.upstream);
+        if let Some(silence) = &mut self.silence {
+            match read {
+                Poll::Ready(_) => silence.over.as_mut().reset(Instant::now() + silence.most),
+                Poll::Pending if silence.over.as_mut().poll(cx).is_ready() => {
+                    return Poll::Ready(Err(Broken::Silent));
+                }
+                Poll::Pending => {}
+            }
+        }
+        read.map_err(|_| Broken::Upstream("ReadError"))
     }
 
-    /// Moves the request on as far as it goes; when it is through, looks whether the client is
-    /// still there.
-    fn poll_up(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
-        while self.sent < self.request.len() && !self.refused {
-            let rest = &self.request[self.sent..];
-            match Pin::new(&mut *self.upstream).poll_write(cx, rest) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(Ok(count)) if count > 0 => self.sent += count,
-                Poll::Ready(_) => self.refused = true,
-            }
+    /// Tells the time-outs, where there are any, that something moved.
+    pub(super) fn moved(&self) {
+        if let Some(pulse) = &self.pulse {
+            pulse.moved();
         }
-        while self.body_left > 0 && !self.refused {
-            if self.up.is_empty() {
-                match self.up.poll_fill(cx, self.client) {
-                    Poll::Pending => return Ok(()),
-                    Poll::Ready(Ok(0)) => return Err(Broken::Client("ConnectionClosed")),
-                    Poll::Ready(Ok(_)) => {}
-                    Poll::Ready(Err(_)) => return Err(Broken::Client("ReadError")),
-                }
-            }
-            let data = self.up.data();
-            let here = &data[..data
-                .len()
-                .min(usize::try_from(self.body_left).unwrap_or(usize::MAX))];
-            match Pin::new(&mut *self.upstream).poll_write(cx, here) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(Ok(count)) if count > 0 => {
-                    self.up.consume(count);
-                    self.body_left -= count as u64;
-                    self.bytes_in += count as u64;
-                }
-                Poll::Ready(_) => self.refused = true,
-            }
-        }
-        if self.body_left == 0 {
-            self.watch(cx)?;
-        }
-        Ok(())
-    }
-
-    /// A client that goes away ends the exchange; one that sends its next request is heard later.
-    fn watch(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
-        while !self.up.is_full() {
-            match self.up.poll_fill(cx, self.client) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(0)) => return Err(Broken::Client("ConnectionClosed")),
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(_)) => return Err(Broken::Client("ReadError")),
-            }
-        }
-        Ok(())
     }
 
     /// The next head of an answer, interim ones included. It is left in `down`.
@@ -140,11 +137,10 @@ impl<S: IO> Flow<'_, S> {
                     Err(_) => return Poll::Ready(Err(Broken::Upstream("InvalidHTTPHeader"))),
                 }
             }
-            match ready!(self.down.poll_fill(cx, self.upstream)) {
-                Ok(0) => return Poll::Ready(Err(Broken::Upstream("ConnectionClosed"))),
-                Ok(_) => self.answered = true,
-                Err(_) => return Poll::Ready(Err(Broken::Upstream("ReadError"))),
+            if ready!(self.poll_down(cx))? == 0 {
+                return Poll::Ready(Err(Broken::Upstream("ConnectionClosed")));
             }
+            self.answered = true;
         }
     }
 
@@ -158,9 +154,6 @@ impl<S: IO> Flow<'_, S> {
             self.down.consume(self.ready);
             self.ready = 0;
         }
-        if matches!(framing, Framing::Length(left) if *left > BULK as u64) && self.down.is_empty() {
-            self.down.grow(BULK);
-        }
         Ok(())
     }
 
@@ -172,11 +165,13 @@ impl<S: IO> Flow<'_, S> {
                 let ready = here.min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= ready as u64;
                 self.bytes_out += ready as u64;
+                follow(&mut self.tokens, &self.down.data()[..ready]);
                 ready
             }
             Framing::Chunked(chunks) => {
                 let before = chunks.data;
-                let ready = chunks.scan(self.down.data());
+                let tokens = &mut self.tokens;
+                let ready = chunks.scan(self.down.data(), |piece| follow(tokens, piece));
                 self.bytes_out += chunks.data - before;
                 ready.map_err(|_| Broken::Upstream("InvalidChunk"))?
             }
@@ -186,6 +181,7 @@ impl<S: IO> Flow<'_, S> {
                     .extend_from_slice(format!("{here:x}\r\n").as_bytes());
                 self.tail = b"\r\n";
                 self.bytes_out += here as u64;
+                follow(&mut self.tokens, self.down.data());
                 here
             }
             Framing::UntilClose => 0,
@@ -206,22 +202,21 @@ impl<S: IO> Flow<'_, S> {
             if ended(framing) {
                 return self.poll_flush(cx);
             }
-            let read = match self.down.poll_fill(cx, self.upstream) {
-                Poll::Ready(read) => read,
-                Poll::Pending => {
-                    // What the client has not got yet must not wait for what comes next.
-                    let _ = self.poll_flush(cx)?;
-                    return Poll::Pending;
-                }
+            if self.down.is_empty() && is_long(framing) {
+                self.down.grow(BULK);
+            }
+            let Poll::Ready(read) = self.poll_down(cx)? else {
+                // What the client has not got yet must not wait for what comes next.
+                let _ = self.poll_flush(cx)?;
+                return Poll::Pending;
             };
             match (read, &framing) {
-                (Ok(0), Framing::UntilClose) => {
+                (0, Framing::UntilClose) => {
                     self.out.extend_from_slice(b"0\r\n\r\n");
                     *framing = Framing::Length(0);
                 }
-                (Ok(0), _) => return Poll::Ready(Err(Broken::Upstream("ConnectionClosed"))),
-                (Ok(_), _) => self.frame(framing)?,
-                (Err(_), _) => return Poll::Ready(Err(Broken::Upstream("ReadError"))),
+                (0, _) => return Poll::Ready(Err(Broken::Upstream("ConnectionClosed"))),
+                _ => self.frame(framing)?,
             }
             flows();
         }
@@ -255,6 +250,7 @@ impl<S: IO> Flow<'_, S> {
         if written == 0 {
             return Err(Broken::Client("WriteError"));
         }
+        self.moved();
         let of_head = written.min(self.out.len() - self.out_sent);
         self.out_sent += of_head;
         self.began = true;
@@ -274,11 +270,26 @@ impl<S: IO> Flow<'_, S> {
     }
 }
 
+fn follow(tokens: &mut Option<Tokens>, piece: &[u8]) {
+    if let Some(tokens) = tokens {
+        tokens.see(piece);
+    }
+}
+
 /// Whether the body has been read to its end.
 fn ended(framing: &Framing) -> bool {
     match framing {
         Framing::Length(left) => *left == 0,
         Framing::Chunked(chunks) => chunks.ended(),
+        Framing::UntilClose => false,
+    }
+}
+
+/// Whether so much is still to come that it is worth a larger buffer.
+fn is_long(framing: &Framing) -> bool {
+    match framing {
+        Framing::Length(left) => *left > BULK as u64,
+        Framing::Chunked(chunks) => chunks.data > BULK as u64,
         Framing::UntilClose => false,
     }
 }

@@ -96,6 +96,8 @@ fn ends_line(bytes: &[u8], at: usize) -> bool {
 pub(super) struct Headers<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) fields: &'a [Field],
+    /// Where the empty line begins, if all lines are neat: such lines can be copied as they stand.
+    pub(super) neat_until: Option<usize>,
 }
 
 impl HeaderLookup for Headers<'_> {

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
+use super::memory::Shelf;
+
 /// Between looks at what has been idle for too long, or was closed by the app.
 const SWEEP: Duration = Duration::from_secs(5);
 
@@ -24,6 +26,8 @@ pub(super) struct Pools {
 /// The pool of one thread.
 #[derive(Debug)]
 pub(super) struct Pool {
+    /// Memory for the exchanges of the thread.
+    pub(super) shelf: Shelf,
     idle: Mutex<Idle>,
     limit: usize,
     patience: Duration,
@@ -56,6 +60,7 @@ impl Pools {
         let mut pools = lock(&self.by_thread);
         let pool = pools.entry(std::thread::current().id()).or_insert_with(|| {
             let pool = Arc::new(Pool {
+                shelf: Shelf::default(),
                 idle: Mutex::default(),
                 limit: self.limit,
                 patience: self.patience,

@@ -4,6 +4,7 @@
 use std::mem::MaybeUninit;
 
 use super::head::{self, Field, Headers, Span};
+use crate::stage::is_host;
 
 /// Longest head the lane reads.
 pub(super) const MAX_HEAD: usize = 8 * 1_024;
@@ -14,6 +15,9 @@ const MAX_FIELDS: usize = 64;
 /// The methods the lane knows, in the order they are met.
 const METHODS: [&str; 7] = ["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"];
 
+/// Those whose bodies may come in chunks.
+const HAVE_BODIES: [&str; 3] = ["POST", "PUT", "PATCH"];
+
 /// A plain request's head; what it says beside its headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Request {
@@ -21,10 +25,29 @@ pub(super) struct Request {
     pub(super) target: Span,
     /// Bytes of the head.
     pub(super) length: usize,
-    /// Bytes of the body.
-    pub(super) body: u64,
+    /// What follows the head.
+    pub(super) body: Body,
     /// The client does not want the connection kept.
     pub(super) close: bool,
+}
+
+/// How a request's body is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Body {
+    /// By its length, which may be none.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+}
+
+impl Body {
+    /// What is known of its length.
+    pub(super) fn length(self) -> u64 {
+        match self {
+            Self::Length(length) => length,
+            Self::Chunked => 0,
+        }
+    }
 }
 
 /// Why a request is handed over, as a label.
@@ -44,7 +67,7 @@ pub enum Reason {
     Host,
     /// It asks for another protocol.
     Upgrade,
-    /// A body without a length, or whose length is in doubt.
+    /// A body whose end is in doubt, or which its method does not have.
     Body,
     /// It expects an answer before it sends its body.
     Expect,
@@ -52,11 +75,19 @@ pub enum Reason {
     Connection,
     /// Its app is reached through a tunnel.
     Tunnel,
+    /// Its app is spoken to in another protocol.
+    Protocol,
+    /// It is an agent's or an operator's call.
+    Call,
+    /// The lane is switched off for its circuit.
+    Off,
+    /// Its answer is changed on its way.
+    Changed,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::Long,
         Self::Form,
         Self::Version,
@@ -68,6 +99,10 @@ impl Reason {
         Self::Expect,
         Self::Connection,
         Self::Tunnel,
+        Self::Protocol,
+        Self::Call,
+        Self::Off,
+        Self::Changed,
     ];
 
     /// The label.
@@ -84,6 +119,10 @@ impl Reason {
             Self::Expect => "expect",
             Self::Connection => "connection",
             Self::Tunnel => "tunnel",
+            Self::Protocol => "protocol",
+            Self::Call => "call",
+            Self::Off => "off",
+            Self::Changed => "changed",
         }
     }
 }
@@ -144,8 +183,15 @@ fn parse(bytes: &[u8], fields: &mut Vec<Field>) -> Result<Option<Request>, Reaso
     if !is_origin_form(target.bytes(bytes)) {
         return Err(Reason::Target);
     }
-    let headers = Headers { bytes, fields };
+    let headers = Headers {
+        bytes,
+        fields,
+        neat_until: Some(length - 2),
+    };
     let (body, close) = plain(&headers)?;
+    if body == Body::Chunked && !HAVE_BODIES.contains(&method.text(bytes)) {
+        return Err(Reason::Body);
+    }
     Ok(Some(Request {
         method,
         target,
@@ -156,16 +202,16 @@ fn parse(bytes: &[u8], fields: &mut Vec<Field>) -> Result<Option<Request>, Reaso
 }
 
 /// A path and query of the characters RFC 3986 has for them.
-fn is_origin_form(target: &[u8]) -> bool {
+pub(super) fn is_origin_form(target: &[u8]) -> bool {
     target.first() == Some(&b'/')
         && target
             .iter()
             .all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(byte))
 }
 
-/// The length of the body, and whether the client wants the connection closed.
-fn plain(headers: &Headers<'_>) -> Result<(u64, bool), Reason> {
-    let (mut hosts, mut length, mut close, mut connections) = (0, None, false, 0);
+/// The framing of the body, and whether the client wants the connection closed.
+fn plain(headers: &Headers<'_>) -> Result<(Body, bool), Reason> {
+    let (mut hosts, mut body, mut close, mut connections) = (0, None, false, 0);
     for field in headers.fields {
         // Most names are told apart by their length.
         match field.name.len() {
@@ -184,12 +230,18 @@ fn plain(headers: &Headers<'_>) -> Result<(u64, bool), Reason> {
             }
             14 if field.is(headers.bytes, "content-length") => {
                 let digits = digits(field.value.bytes(headers.bytes)).ok_or(Reason::Body)?;
-                if length.replace(digits).is_some() {
+                if body.replace(Body::Length(digits)).is_some() {
                     return Err(Reason::Body);
                 }
             }
             14 if field.is(headers.bytes, "http2-settings") => return Err(Reason::Upgrade),
-            17 if field.is(headers.bytes, "transfer-encoding") => return Err(Reason::Body),
+            17 if field.is(headers.bytes, "transfer-encoding") => {
+                let coding = field.value.bytes(headers.bytes);
+                let chunked = coding.eq_ignore_ascii_case(b"chunked");
+                if !chunked || body.replace(Body::Chunked).is_some() {
+                    return Err(Reason::Body);
+                }
+            }
             _ => {}
         }
     }
@@ -199,12 +251,12 @@ fn plain(headers: &Headers<'_>) -> Result<(u64, bool), Reason> {
     if connections > 1 {
         return Err(Reason::Connection);
     }
-    Ok((length.unwrap_or(0), close))
+    Ok((body.unwrap_or(Body::Length(0)), close))
 }
 
 fn is_plain_host(host: &[u8]) -> bool {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(byte);
-    !host.is_empty() && host.iter().all(plain)
+    !host.is_empty() && host.iter().all(plain) && is_host(host)
 }
 
 /// Whether `Connection` asks to close; `None` if it says anything but `close` or `keep-alive`.

@@ -17,6 +17,8 @@ pub(super) struct Response {
     pub(super) reason: Span,
     /// Bytes of the head.
     pub(super) length: usize,
+    /// Where its empty line begins, if all its lines are neat.
+    pub(super) neat_until: Option<usize>,
     /// How the body ends.
     pub(super) framing: Framing,
     /// The app keeps the connection for another request.
@@ -60,12 +62,27 @@ pub(super) fn look(
     let reason = Span::of(bytes, parsed.reason.unwrap_or_default().as_bytes());
     let is_http11 = parsed.version == Some(1);
     head::note(bytes, parsed.headers, fields);
-    let headers = Headers { bytes, fields };
+    let lines = bytes[..length]
+        .iter()
+        .filter(|byte| **byte == b'\n')
+        .count();
+    let neat_until = fields.first().and_then(|first| {
+        // A folded value has a line of its own: there is one for each field and two besides.
+        let neat = lines == fields.len() + 2
+            && head::lines_are_neat(bytes, fields, first.name.start(), length);
+        neat.then(|| length - 2)
+    });
+    let headers = Headers {
+        bytes,
+        fields,
+        neat_until,
+    };
     let framing = framing(&headers, status, to_head)?;
     Ok(Some(Response {
         status,
         reason,
         length,
+        neat_until,
         framing,
         keeps: framing != Framing::UntilClose && keeps(&headers, is_http11),
     }))

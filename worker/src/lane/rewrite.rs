@@ -75,11 +75,16 @@ impl<'a> Rewrite<'a> {
 
     /// Writes the headers that stay and those that were added, without the empty line.
     pub(super) fn render(&self, out: &mut Vec<u8>) {
-        for field in self.kept() {
-            out.extend_from_slice(field.name.bytes(self.head.bytes));
-            out.extend_from_slice(b": ");
-            push_value(field.value.bytes(self.head.bytes), out);
-            out.extend_from_slice(b"\r\n");
+        match self.head.neat_until {
+            Some(end) => self.render_lines(end, out),
+            None => {
+                for field in self.kept() {
+                    out.extend_from_slice(field.name.bytes(self.head.bytes));
+                    out.extend_from_slice(b": ");
+                    push_value(field.value.bytes(self.head.bytes), out);
+                    out.extend_from_slice(b"\r\n");
+                }
+            }
         }
         for (name, start, end) in &self.added.list {
             out.extend_from_slice(name.as_bytes());
@@ -87,6 +92,26 @@ impl<'a> Rewrite<'a> {
             out.extend_from_slice(&self.added.text[*start..*end]);
             out.extend_from_slice(b"\r\n");
         }
+    }
+}
+
+impl Rewrite<'_> {
+    /// Writes the lines that stay as they stand, neighbours at once.
+    fn render_lines(&self, end: usize, out: &mut Vec<u8>) {
+        let fields = self.head.fields;
+        let mut run = 0..0;
+        for (index, field) in fields.iter().enumerate() {
+            if self.gone[index / 64] >> (index % 64) & 1 == 1 {
+                continue;
+            }
+            let next = fields.get(index + 1).map_or(end, |next| next.name.start());
+            if run.end != field.name.start() {
+                out.extend_from_slice(self.head.bytes.get(run).unwrap_or_default());
+                run = field.name.start()..field.name.start();
+            }
+            run.end = next;
+        }
+        out.extend_from_slice(self.head.bytes.get(run).unwrap_or_default());
     }
 }
 

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use crate::table::{LiveCircuit, Table};
+use crate::table::{BOUNDS, Distribution, LiveCircuit, Table, TokenCounts};
 
 /// Circuits that have series of their own; the sums over all have no bound.
 const MOST: usize = 10_000;
@@ -47,19 +47,82 @@ pub(super) fn append(text: &mut String, table: &Table) {
     for (name, help, read) in families {
         head(text, &format!("patchbay_circuit_{name}"), help, "counter");
         for live in &used {
-            let app = live.circuit.app.as_deref().unwrap_or_default();
-            let endpoint = live.circuit.endpoint_id.map(|id| id.to_string());
             // Writing to a String cannot fail.
             let _ = writeln!(
                 text,
-                "patchbay_circuit_{name}{{app=\"{}\",circuit=\"{}\",endpoint=\"{}\"}} {}",
-                escape(app),
-                live.id_text,
-                endpoint.unwrap_or_default(),
+                "patchbay_circuit_{name}{{{}}} {}",
+                labels(live),
                 read(live)
             );
         }
     }
+    tokens(text, &used);
+}
+
+/// What models have said, of circuits that lead to one.
+fn tokens(text: &mut String, used: &[&Arc<LiveCircuit>]) {
+    let counts: Vec<(String, TokenCounts)> = used
+        .iter()
+        .filter_map(|live| Some((labels(live), live.tally.token_counts()?)))
+        .collect();
+    type Count = (&'static str, &'static str, fn(&TokenCounts) -> u64);
+    let families: [Count; 2] = [
+        (
+            "token_streams_total",
+            "Answers of models that streamed.",
+            |c| c.streams,
+        ),
+        ("tokens_total", "Tokens in them.", |c| c.tokens),
+    ];
+    for (name, help, read) in families {
+        head(text, &format!("patchbay_circuit_{name}"), help, "counter");
+        for (labels, counts) in &counts {
+            let _ = writeln!(text, "patchbay_circuit_{name}{{{labels}}} {}", read(counts));
+        }
+    }
+    type Spread = (
+        &'static str,
+        &'static str,
+        fn(&TokenCounts) -> &Distribution,
+    );
+    let families: [Spread; 2] = [
+        (
+            "time_to_first_token_seconds",
+            "From a request to its first token.",
+            |c| &c.first,
+        ),
+        (
+            "inter_token_gap_seconds",
+            "From one token to the next.",
+            |c| &c.gap,
+        ),
+    ];
+    for (name, help, read) in families {
+        let name = format!("patchbay_circuit_{name}");
+        head(text, &name, help, "histogram");
+        for (labels, counts) in &counts {
+            let times = read(counts);
+            for (bound, count) in BOUNDS.iter().zip(times.up_to) {
+                let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}");
+            }
+            let (count, sum) = (times.count, times.sum);
+            let _ = writeln!(text, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
+            let _ = writeln!(text, "{name}_sum{{{labels}}} {sum}");
+            let _ = writeln!(text, "{name}_count{{{labels}}} {count}");
+        }
+    }
+}
+
+/// The labels of a circuit's series.
+fn labels(live: &LiveCircuit) -> String {
+    let app = live.circuit.app.as_deref().unwrap_or_default();
+    let endpoint = live.circuit.endpoint_id.map(|id| id.to_string());
+    format!(
+        "app=\"{}\",circuit=\"{}\",endpoint=\"{}\"",
+        escape(app),
+        live.id_text,
+        endpoint.unwrap_or_default(),
+    )
 }
 
 fn routes(text: &mut String, circuits: &[Arc<LiveCircuit>]) {

@@ -1,44 +1,34 @@
 //! The same counts under the names the incumbent's dashboards know (contract/metrics.md §2), taken
 //! when the text is asked for, so that they cost requests nothing. The label `remote`, which was
-//! the client's address, stays empty. The incumbent's body size histograms never held anything
+//! the client's address, stays empty unless the operator asks for it. The incumbent's body size histograms never held anything
 //! and are left out; its duration histograms are given as sums and counts.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
 use super::families::{Families, Kind};
+use super::remotes::Remotes;
 use crate::sync::Status;
 use crate::table::Table;
 
 /// Appends the compatible families to the exposition.
-pub(super) fn append(text: &mut String, families: &Families, table: &Table, status: &Status) {
+pub(super) fn append(
+    text: &mut String,
+    families: &Families,
+    remotes: Option<&Remotes>,
+    table: &Table,
+    status: &Status,
+) {
     let requests = families.all_requests();
     let answered = families.first_byte.get_sample_count();
     let mut out = Out(text);
-    out.one(
-        "appproxy_requests_received_http_total",
-        "counter",
-        REMOTE,
-        requests,
-    );
-    out.one(
-        "appproxy_responses_sent_http_total",
-        "counter",
-        REMOTE,
-        requests,
-    );
-    out.one(
-        "appproxy_upstream_request_sent_http_total",
-        "counter",
-        REMOTE,
-        answered,
-    );
-    out.one(
-        "appproxy_upstream_response_received_http_total",
-        "counter",
-        REMOTE,
-        answered,
-    );
+    let all = |count| vec![(String::new(), count)];
+    let clients = remotes.map_or_else(|| all(requests), Remotes::by_client);
+    let kernels = remotes.map_or_else(|| all(answered), Remotes::by_kernel);
+    out.remotes("appproxy_requests_received_http_total", &clients);
+    out.remotes("appproxy_responses_sent_http_total", &clients);
+    out.remotes("appproxy_upstream_request_sent_http_total", &kernels);
+    out.remotes("appproxy_upstream_response_received_http_total", &kernels);
     out.histogram(
         "appproxy_proxy_request_iteration_duration_http",
         families.duration.get_sample_sum(),
@@ -85,6 +75,13 @@ impl Out<'_> {
     fn one(&mut self, name: &str, kind: &str, labels: &str, value: impl Display) {
         self.head(name, kind);
         self.sample(name, labels, value);
+    }
+
+    fn remotes(&mut self, name: &str, counts: &[(String, u64)]) {
+        self.head(name, "counter");
+        for (remote, count) in counts {
+            self.sample(name, &format!("remote=\"{remote}\""), count);
+        }
     }
 
     fn histogram(&mut self, name: &str, sum: f64, count: u64) {

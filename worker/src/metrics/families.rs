@@ -59,10 +59,12 @@ pub(super) enum Kind {
     WebSocket,
     /// TCP circuits.
     Tcp,
+    /// Streams of events, whose bytes are counted with the requests.
+    Events,
 }
 
 const ENGINES: [&str; 2] = ["lane", "proxy"];
-const KINDS: [&str; 3] = ["http", "websocket", "tcp"];
+const KINDS: [&str; 4] = ["http", "websocket", "tcp", "events"];
 
 /// Counts of one kind of traffic.
 #[derive(Debug)]
@@ -173,12 +175,12 @@ impl Maker {
         )?;
         let opened = self.counters(
             "patchbay_streams_opened_total",
-            "WebSockets and TCP connections opened.",
+            "WebSockets, TCP connections and streams of events opened.",
             &["kind"],
         )?;
         let closed = self.counters(
             "patchbay_streams_closed_total",
-            "WebSockets and TCP connections closed.",
+            "WebSockets, TCP connections and streams of events closed.",
             &["kind"],
         )?;
         let kinds = KINDS.iter().map(|kind| Traffic {
@@ -332,6 +334,7 @@ impl Families {
             Refusal::UpstreamConnectTimeout => "connect_timeout",
             Refusal::UpstreamBroke => "broke",
             Refusal::UpstreamTimeout => "timeout",
+            Refusal::TimedOut(which) => which.kind(),
             Refusal::NoUpstream => "none_in_service",
             _ => return,
         };

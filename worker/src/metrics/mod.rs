@@ -7,9 +7,11 @@
 mod circuits;
 mod compat;
 mod families;
+mod remotes;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ use crate::lane::Reason;
 use crate::sync::{Bus, Link};
 use crate::table::Table;
 use families::{Class, Families, Kind};
+use remotes::Remotes;
 
 /// What is known of a finished request.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +46,10 @@ pub struct RequestFacts<'a> {
     pub client_gone: bool,
     /// It became a stream (a WebSocket).
     pub spliced: bool,
+    /// Who sent it.
+    pub client: Option<IpAddr>,
+    /// `host:port` of the app that answered.
+    pub kernel: Option<&'a str>,
 }
 
 /// What carries a request.
@@ -63,6 +70,7 @@ pub struct Metrics {
     gate: Arc<ConnectionGate>,
     tls: Option<Arc<tls::Live>>,
     gateway: Option<Arc<Gateway>>,
+    remotes: Option<Remotes>,
 }
 
 /// A stream that is counted as open until this is dropped.
@@ -85,6 +93,16 @@ impl Drop for OpenStream<'_> {
     }
 }
 
+/// A stream of events that is counted as open until this is dropped.
+#[derive(Debug)]
+pub struct OpenEvents(Arc<Metrics>);
+
+impl Drop for OpenEvents {
+    fn drop(&mut self) {
+        self.0.families.stream(Kind::Events).closed.inc();
+    }
+}
+
 impl Metrics {
     /// All counts at zero.
     ///
@@ -103,7 +121,15 @@ impl Metrics {
             gate: Arc::clone(gate),
             tls,
             gateway: None,
+            remotes: None,
         })
+    }
+
+    /// Counting by the other end as well, if that is asked for.
+    #[must_use]
+    pub fn by_remote(mut self, asked: bool) -> Self {
+        self.remotes = asked.then(Remotes::default);
+        self
     }
 
     /// With what the gateway counts by route.
@@ -132,6 +158,15 @@ impl Metrics {
         if let Some(refusal) = facts.refusal {
             families.refused(refusal);
         }
+        if let Some(remotes) = &self.remotes {
+            remotes.note(facts.client, facts.kernel);
+        }
+    }
+
+    /// An answer is a stream of events.
+    pub fn events_opened(metrics: &Arc<Self>) -> OpenEvents {
+        metrics.families.stream(Kind::Events).opened.inc();
+        OpenEvents(Arc::clone(metrics))
     }
 
     /// A request is carried by this engine.
@@ -192,7 +227,14 @@ impl Metrics {
             gateway.append_counts(&mut text);
         }
         circuits::append(&mut text, &self.table);
-        compat::append(&mut text, &self.families, &self.table, &self.link.status());
+        let remotes = self.remotes.as_ref();
+        compat::append(
+            &mut text,
+            &self.families,
+            remotes,
+            &self.table,
+            &self.link.status(),
+        );
         text
     }
 

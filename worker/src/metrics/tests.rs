@@ -18,6 +18,8 @@ fn facts() -> RequestFacts<'static> {
         refusal: None,
         client_gone: false,
         spliced: false,
+        client: None,
+        kernel: None,
     }
 }
 

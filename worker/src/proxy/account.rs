@@ -4,12 +4,14 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use patchbay_common::circuit::Protocol;
+use pingora_core::{ErrorType, OrErr as _, Result};
 
 use super::grpc_web::Bridge;
 use crate::conduct::{Conduct, Outcome};
 use crate::context::Context;
-use crate::target::Target;
+use crate::gateway::encoder::Encoder;
 
 /// A context that is reported once.
 pub struct Account {
@@ -18,6 +20,8 @@ pub struct Account {
     reported: bool,
     /// Between gRPC-Web and gRPC.
     pub(super) bridge: Bridge,
+    /// Compresses its answer.
+    pub(super) encoder: Option<Encoder>,
     /// A failure was answered, and Pingora is about to drop the connection.
     pub(super) hears_out: bool,
 }
@@ -29,14 +33,27 @@ impl Account {
             conduct: Arc::clone(conduct),
             reported: false,
             bridge: Bridge::None,
+            encoder: None,
             hears_out: false,
         }
     }
 
     /// Whether the app is spoken to in HTTP/2.
     pub(super) fn speaks_http2(&self) -> bool {
-        let circuit = self.context.target.as_ref().and_then(Target::circuit);
-        circuit.is_some_and(|live| matches!(live.circuit.protocol, Protocol::Grpc | Protocol::H2))
+        let target = self.context.target.as_ref();
+        target.is_some_and(|target| matches!(target.protocol(), Protocol::Grpc | Protocol::H2))
+    }
+
+    /// Compresses a piece of the answer's body, where it is to be compressed.
+    pub(super) fn compress(&mut self, body: &mut Option<Bytes>, end: bool) -> Result<()> {
+        let Some(encoder) = &mut self.encoder else {
+            return Ok(());
+        };
+        let piece = body.take().unwrap_or_default();
+        let coded = encoder.push(&piece, end);
+        let coded = coded.or_err(ErrorType::InternalError, "the body cannot be compressed")?;
+        *body = (!coded.is_empty()).then_some(coded);
+        Ok(())
     }
 
     /// The request has ended in order.

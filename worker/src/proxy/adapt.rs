@@ -11,7 +11,8 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::streams;
-use crate::frontend::{Control, Guarded};
+use crate::conduct::Raw;
+use crate::frontend::{Control, Guarded, Socket};
 use crate::stage::{Head, HeaderLookup, HeaderSink, is_alike, is_hop_by_hop};
 
 /// A header map as the stages read it.
@@ -36,7 +37,7 @@ pub(super) fn with_guard(session: &Session, tell: impl FnOnce(&Control)) {
     };
     let stream = stream.as_any();
     let control = stream
-        .downcast_ref::<Guarded<L4Stream>>()
+        .downcast_ref::<Guarded<Socket>>()
         .map(Guarded::control)
         .or_else(|| {
             stream
@@ -151,9 +152,9 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The head's bytes, where they came as HTTP/1.
-    pub(super) fn raw(&self) -> Option<&[u8]> {
-        self.raw.as_deref()
+    /// How the head came.
+    pub(super) fn raw(&self) -> Raw<'_> {
+        self.raw.as_deref().map_or(Raw::Frames, Raw::Bytes)
     }
 }
 

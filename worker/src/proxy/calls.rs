@@ -89,17 +89,40 @@ impl Proxy {
         let Some(calls) = self.conduct.tunnels.clone() else {
             return faults::refuse(ctx, Refusal::Internal);
         };
+        if let Some(stream) = self.hand_out(session, ctx).await? {
+            calls.registry.attach(agent, stream).await;
+        }
+        Ok(())
+    }
+
+    /// Makes the connection another gateway's multiplexed one, and carries it to its end.
+    pub(super) async fn relay(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+        let Some(calls) = self.conduct.tunnels.clone() else {
+            return faults::refuse(ctx, Refusal::Internal);
+        };
+        if let Some(stream) = self.hand_out(session, ctx).await? {
+            calls.registry.lend_on(stream).await;
+        }
+        Ok(())
+    }
+
+    /// Answers 101, and takes the connection out of Pingora's hands.
+    async fn hand_out(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> Result<Option<pingora_core::protocols::Stream>> {
         let mut head = ResponseHeader::build(101, Some(3))?;
         head.insert_header("connection", "Upgrade")?;
         head.insert_header("upgrade", patchbay_common::tunnel::UPGRADE)?;
         head.insert_header(patchbay_common::request_id::HEADER, ctx.id().as_str())?;
         session.write_response_header(Box::new(head), false).await?;
         adapt::with_guard(session, Control::free);
-        if let Some(stream) = take_stream(session).await {
+        let stream = take_stream(session).await;
+        if stream.is_some() {
             ctx.spliced = Some(crate::context::Spliced::default());
-            calls.registry.attach(agent, stream).await;
         }
-        Ok(())
+        Ok(stream)
     }
 }
 

@@ -82,7 +82,9 @@ impl Proxy {
         error: &Error,
         ctx: &mut Context,
     ) -> (FailToProxy, bool) {
-        let refusal = ctx.refusal.clone().or_else(|| classify(error));
+        let refusal = ctx.refusal.clone();
+        let refusal = refusal.or_else(|| self.conduct.timed_out(ctx));
+        let refusal = refusal.or_else(|| classify(error));
         let mut status = 0;
         let mut whole = false;
         if let Some(refusal) = refusal {

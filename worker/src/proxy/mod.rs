@@ -8,6 +8,7 @@ mod account;
 mod adapt;
 mod answer;
 mod calls;
+mod events;
 mod faults;
 mod grpc_web;
 mod report;
@@ -103,6 +104,23 @@ impl Proxy {
         self.conduct.dress(ctx, &mut sink);
         sink.finish()
     }
+
+    /// Makes the answer's head that of a compressed one, if it is to be one.
+    fn encode(
+        &self,
+        session: &Session,
+        answer: &mut ResponseHeader,
+        ctx: &mut Account,
+    ) -> Result<()> {
+        let status = answer.status.as_u16();
+        let mut sink = adapt::Sink::of_response(answer);
+        ctx.encoder = self.conduct.encode(status, ctx, &mut sink);
+        sink.finish()?;
+        if ctx.encoder.is_some() && !session.as_downstream().is_http2() {
+            answer.insert_header("transfer-encoding", "chunked")?;
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -143,8 +161,9 @@ impl ProxyHttp for Proxy {
             self.conduct.wait(wait, ctx).await;
             step = self.proceed(session, ctx);
         }
-        if let Some(target) = &ctx.target {
-            adapt::with_guard(session, |guard| guard.carry(target.closed()));
+        if ctx.target.is_some() {
+            let stop = ctx.stop();
+            adapt::with_guard(session, |guard| guard.carry(&stop));
         }
         let step = match step {
             Ok(step) => step,
@@ -153,16 +172,18 @@ impl ProxyHttp for Proxy {
         match step {
             Step::Forward => Ok(false),
             Step::Upgrade => self.upgrade(session, ctx).await.map(|()| true),
+            Step::Events => self.events(session, ctx).await.map(|()| true),
             Step::Exchange => self.exchange(session, ctx).await.map(|()| true),
             Step::Call => self.call(session, ctx).await.map(|()| true),
             Step::Attach(agent) => self.attach(session, ctx, &agent).await.map(|()| true),
+            Step::Relay => self.relay(session, ctx).await.map(|()| true),
             Step::Preflight(preflight) => {
                 let answer = self.conduct.preflight(&preflight, ctx);
                 answer::write(session, ctx, answer).await.map(|()| true)
             }
             Step::Answer(answer) => answer::write(session, ctx, answer).await.map(|()| true),
-            // Waited for above.
-            Step::Wait(_) => faults::refuse(ctx, Refusal::Internal),
+            // Waited for above; for lean engines.
+            Step::Wait(_) | Step::Elsewhere => faults::refuse(ctx, Refusal::Internal),
         }
     }
 
@@ -171,12 +192,13 @@ impl ProxyHttp for Proxy {
             Ok(upstream) => upstream,
             Err(refusal) => return faults::refuse(ctx, refusal),
         };
-        let circuit = ctx.target.as_ref().and_then(Target::circuit);
-        let protocol = circuit.map_or(Protocol::Http, |live| live.circuit.protocol);
+        let protocol = ctx.target.as_ref().map_or(Protocol::Http, Target::protocol);
         match self.peers.peer(&upstream, protocol).await {
             Ok(mut peer) => {
                 let visit = ctx.visit.as_deref();
-                if let Some(time) = visit.and_then(|visit| visit.route.connect_timeout) {
+                let circuit = ctx.target.as_ref().and_then(Target::circuit);
+                let own = circuit.map(|_| self.conduct.patience(ctx).connect);
+                if let Some(time) = own.or_else(|| visit?.route.connect_timeout) {
                     peer.options.connection_timeout = Some(time);
                     peer.options.total_connection_timeout = Some(time);
                 }
@@ -240,13 +262,16 @@ impl ProxyHttp for Proxy {
     async fn connected_to_upstream(
         &self,
         _: &mut Session,
-        _reused: bool,
+        reused: bool,
         _: &HttpPeer,
         _: std::os::unix::io::RawFd,
         _: Option<&pingora_core::protocols::Digest>,
         ctx: &mut Account,
     ) -> Result<()> {
         self.conduct.connected(ctx);
+        if reused {
+            self.conduct.reused(ctx);
+        }
         Ok(())
     }
 
@@ -312,6 +337,7 @@ impl ProxyHttp for Proxy {
         answer::end_if_unread(session);
         adapt::speak_to(session, answer);
         self.dress(answer, ctx)?;
+        self.encode(session, answer, ctx)?;
         ctx.bridge.answer(answer)
     }
 
@@ -328,10 +354,14 @@ impl ProxyHttp for Proxy {
         &self,
         _: &mut Session,
         body: &mut Option<bytes::Bytes>,
-        _: bool,
+        end: bool,
         ctx: &mut Account,
     ) -> Result<Option<Duration>> {
         ctx.bridge.answer_body(body);
+        if let (Some(tokens), Some(piece)) = (&mut ctx.tokens, &body) {
+            tokens.see(piece);
+        }
+        ctx.compress(body, end)?;
         self.conduct.flows(ctx);
         Ok(None)
     }

@@ -1,34 +1,35 @@
 //! A WebSocket upgrade, from its head to the end of the connection.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use pingora_core::Result;
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use super::{Proxy, adapt, answer};
 use crate::conduct::ask;
-use crate::context::Context;
+use crate::context::{Context, SpliceEnd};
 use crate::error::Refusal;
 use crate::frontend::Control;
-use crate::stream::{Meter, mark_while, tcp, websocket};
+use crate::stream::{Meter, Watch, end_when_idle, mark_while, tcp, websocket};
 use crate::target::Target;
+use crate::upstream::Fault;
 
 impl Proxy {
     /// Carries the upgrade and then the connection. Refusals are answered before 101.
-    pub(super) async fn upgrade(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+    pub(super) async fn upgrade(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> pingora_core::Result<()> {
         let Some(target) = ctx.target.clone() else {
             return self.refuse(session, ctx, Refusal::Internal).await;
         };
-        let mut key = [0; 16];
-        let asked = ask(ctx, &mut key);
-        let prober = &self.conduct.prober;
-        let dialled = tcp::dial(target.upstreams(), asked, &self.peers, prober).await;
-        let answered = match dialled {
-            Ok((picked, stream)) => {
-                ctx.picked = Some(picked);
+        let answered = match self.dial(&target, ctx).await {
+            Ok(stream) => {
                 let request = self.upgrade_request(session, ctx)?;
-                websocket::exchange(stream.into_l4(), request).await
+                self.exchange_heads(stream, request, ctx).await
             }
             Err(refusal) => Err(refusal),
         };
@@ -44,6 +45,7 @@ impl Proxy {
             Ok(websocket::Answer::Switched(mut head, upstream)) => {
                 self.conduct.answered(ctx, 101, false);
                 self.dress(&mut head, ctx)?;
+                ctx.pace = None;
                 head.insert_header("connection", "Upgrade")?;
                 head.insert_header("upgrade", "websocket")?;
                 session.write_response_header(head, false).await?;
@@ -53,8 +55,63 @@ impl Proxy {
         }
     }
 
+    /// A connection to one of the target's upstreams, for a stream.
+    pub(super) async fn dial(
+        &self,
+        target: &Target,
+        ctx: &mut Context,
+    ) -> Result<L4Stream, Refusal> {
+        let mut key = [0; 16];
+        let mut asked = ask(ctx, &mut key);
+        asked.streams = true;
+        let began = std::time::Instant::now();
+        let visit = ctx.visit.as_deref();
+        let own = visit.and_then(|visit| visit.route.connect_timeout);
+        let patience = own.unwrap_or_else(|| self.conduct.patience(ctx).connect);
+        let peers = self.peers.clone().within(patience);
+        let prober = &self.conduct.prober;
+        let (picked, stream) = tcp::dial(target.upstreams(), asked, &peers, prober).await?;
+        ctx.picked = Some(picked);
+        if let Some(visit) = &mut ctx.visit {
+            visit.leg.begin(began);
+        }
+        Ok(stream.into_l4())
+    }
+
+    /// Sends the request and reads the answer's head, in the time its route grants.
+    pub(super) async fn exchange_heads(
+        &self,
+        stream: L4Stream,
+        request: RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<websocket::Answer, Refusal> {
+        let visit = ctx.visit.as_deref();
+        let patience = visit.and_then(|visit| visit.route.response_timeout);
+        let stop = ctx.stop();
+        let answer = tokio::select! {
+            answer = websocket::exchange(stream, request, patience) => answer,
+            () = stop.cancelled() => {
+                let late = self.conduct.timed_out(ctx).or_else(|| ctx.stopped());
+                return Err(late.unwrap_or(Refusal::CircuitClosed));
+            }
+        };
+        if let Err(refusal) = &answer {
+            let fault = match refusal {
+                Refusal::UpstreamTimeout => Fault::FirstByteTimeout,
+                _ => Fault::Broke,
+            };
+            // The request has been sent, and a stream is not asked for twice.
+            self.conduct.failed(ctx, fault, true);
+        }
+        answer
+    }
+
     /// The client's head as the app gets it: the same headers, the way it took, and the upgrade.
-    fn upgrade_request(&self, session: &Session, ctx: &mut Context) -> Result<RequestHeader> {
+    fn upgrade_request(
+        &self,
+        session: &Session,
+        ctx: &mut Context,
+    ) -> pingora_core::Result<RequestHeader> {
         let mut request = session.req_header().clone();
         self.prepare(session, &mut request, ctx)?;
         request.insert_header("connection", "Upgrade")?;
@@ -75,10 +132,24 @@ impl Proxy {
         let _open = self.conduct.metrics.websocket_opened();
         adapt::with_guard(session, Control::free);
         let meter = Arc::new(Meter::default());
-        let carrying = websocket::carry(session, upstream, &meter, target.closed());
+        let stop = ctx.stop().child_token();
+        let habits = &self.conduct.stream_habits;
+        let watch = Watch {
+            log: habits.log_messages.then(|| ctx.id()),
+            ..Watch::default()
+        };
+        // Where nothing else ends it, it is its time-out.
+        let why = || ctx.stopped().map_or(SpliceEnd::Idle, SpliceEnd::stopped);
+        let carrying = websocket::carry(session, upstream, (&meter, &watch), &stop, why);
+        let visit = ctx.visit.as_deref();
+        let own = visit.and_then(|visit| visit.route.idle_timeout);
+        let idle = own.or(self.conduct.patience(ctx).websocket_idle);
+        let carrying = end_when_idle(carrying, &meter, idle, &stop);
+        let data = || watch.data.load(Ordering::Relaxed);
+        let data = habits.data_is_use.then_some(&data as _);
         let spliced = match target.circuit() {
             Some(circuit) => {
-                mark_while(&self.conduct.activity, circuit, session_id, carrying).await
+                mark_while(&self.conduct.activity, circuit, session_id, data, carrying).await
             }
             None => carrying.await,
         };

@@ -30,10 +30,11 @@ impl Cookies {
         }
     }
 
-    /// The permit of this circuit, for the host it is set on alone.
-    pub(super) fn permit(&self, circuit: &Circuit, now: u64) -> String {
+    /// The permit of this circuit that comes of a grant, for the host it is set on alone.
+    pub(super) fn permit(&self, circuit: &Circuit, grant: &str, now: u64) -> String {
         let expires = now.saturating_add(self.lifetime);
-        let value = self.permits.issue(circuit.id, circuit.user_id, expires);
+        let permits = &self.permits;
+        let value = permits.issue_as(circuit.id, circuit.user_id, grant, expires);
         format!(
             "{}={value}; HttpOnly; {}",
             cookie_name(circuit.id),

@@ -15,6 +15,7 @@ mod ticket;
 use std::sync::Arc;
 
 use patchbay_common::circuit::{AppMode, Circuit, Protocol};
+use patchbay_common::grant::{self, Grant};
 use patchbay_common::id::WorkerId;
 use patchbay_common::permit::{PermitKey, Ticket};
 use patchbay_common::token::{SetupClaims, TokenError, TokenKey};
@@ -22,7 +23,7 @@ use uuid::Uuid;
 
 use crate::config::Config;
 use crate::sync::{CallError, Coordinator};
-use crate::table::Table;
+use crate::table::{LiveCircuit, Table};
 use address::AppAddress;
 use cookie::Cookies;
 
@@ -43,6 +44,9 @@ pub enum SetupError {
     /// The token does not hold.
     #[error("Invalid setup token ({0})")]
     Token(#[from] TokenError),
+    /// The token is good no more: what it grants was revoked.
+    #[error("The link to the app has been revoked: open the app again")]
+    Revoked,
     /// The circuit is not open, or not on this worker.
     #[error("The app is not open on this worker: open it again")]
     NoCircuit,
@@ -118,9 +122,19 @@ impl Setup {
         if circuit.app_mode == AppMode::Inference {
             return Err(SetupError::Inference);
         }
+        let grant = match &claims.jti {
+            Some(jti) if grant::is_name(jti) => Grant::named(jti.clone()),
+            // Of a Python coordinator's, which revokes nothing.
+            _ => Grant::named(grant::new_name().to_string()),
+        };
+        let live = self.table.by_id(circuit.id);
+        let denied = |live: Arc<LiveCircuit>| live.grants.denies(&grant, ask.now);
+        if circuit.revocations.denies(&grant, ask.now) || live.is_some_and(denied) {
+            return Err(SetupError::Revoked);
+        }
         let asked = claims.redirect.as_deref().unwrap_or_default();
         match circuit.protocol.carried() {
-            Protocol::Http => self.http(&circuit, asked, ask),
+            Protocol::Http => self.http(&circuit, &grant.name, asked, ask),
             Protocol::Tcp => self.tcp(&circuit, asked, ask),
             _ => Err(SetupError::Protocol),
         }
@@ -141,7 +155,13 @@ impl Setup {
             .ok_or(SetupError::NoCircuit)
     }
 
-    fn http(&self, circuit: &Circuit, asked: &str, ask: Ask<'_>) -> Result<Answer, SetupError> {
+    fn http(
+        &self,
+        circuit: &Circuit,
+        grant: &str,
+        asked: &str,
+        ask: Ask<'_>,
+    ) -> Result<Answer, SetupError> {
         let base = self
             .address
             .base(circuit, ask.host)
@@ -149,12 +169,13 @@ impl Setup {
         let mut cookies = Vec::from_iter(self.cookies.legacy(circuit));
         let path = redirect::path(asked);
         if self.address.is_here(circuit, ask.host) {
-            cookies.push(self.cookies.permit(circuit, ask.now));
+            cookies.push(self.cookies.permit(circuit, grant, ask.now));
             let location = format!("{base}{path}");
             return Ok(Answer::Redirect { location, cookies });
         }
         let ticket = self.permits.issue_ticket(&Ticket {
             circuit: circuit.id,
+            grant: grant.to_owned(),
             jti: Uuid::new_v4(),
             expires: ask.now + TICKET_LIFETIME,
             redirect: path,

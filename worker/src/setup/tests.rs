@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use patchbay_common::circuit::{AppMode, Circuit, FrontendMode, Protocol};
 use patchbay_common::event::Change;
+use patchbay_common::grant::Revocation;
 use patchbay_common::id::{CircuitId, WorkerId};
 use patchbay_common::permit::{PermitError, cookie_name};
 use patchbay_common::token::{SetupClaims, TokenError};
@@ -64,6 +65,7 @@ impl Room {
             version: Some("v2".into()),
             redirect: redirect.map(Into::into),
             circuit,
+            jti: Some(format!("grant-of-{}", circuit.0.simple())),
         };
         self.config.tokens.sign(&claims).unwrap()
     }
@@ -83,8 +85,10 @@ impl Room {
         assert_eq!(name, cookie_name(circuit.id));
         let value = rest.split(';').next().unwrap();
         let key = &self.config.permits;
-        let good = |now| key.verify(value, circuit.id, circuit.user_id, now);
-        assert_eq!(good(NOW + 604_799), Ok(()));
+        let verify = |now| key.verify(value, circuit.id, circuit.user_id, now);
+        let good = |now| verify(now).map(|permit| permit.grant);
+        let name = format!("grant-of-{}", circuit.id.0.simple());
+        assert_eq!(good(NOW + 604_799), Ok(name.as_str()));
         assert_eq!(good(NOW + 604_800), Err(PermitError::Expired));
     }
 }
@@ -98,7 +102,8 @@ fn redirect(answer: Answer) -> (String, Vec<String>) {
 
 fn redeem(room: &Room, location: &str, circuit: &Circuit, now: u64) -> Result<String, TicketError> {
     let (_, ticket) = location.split_once("/.patchbay/permit?ticket=").unwrap();
-    let redeemed = room.tickets.redeem(ticket, circuit, now)?;
+    let live = room.table.by_id(circuit.id).unwrap();
+    let redeemed = room.tickets.redeem(ticket, &live, now)?;
     let [cookie] = redeemed.set_cookie.as_slice() else {
         panic!("one cookie");
     };
@@ -126,6 +131,7 @@ async fn from_another_host_a_ticket_leads_to_the_cookie_once() {
     let room = Room::new("").await;
     let (circuit, other) = (circuit(10_205), circuit(10_206));
     room.serve(&circuit);
+    room.serve(&other);
     let token = room.token(circuit.id, Some("//evil.example/lab"));
     let (location, cookies) = redirect(room.ask(&token, "worker.example").await.unwrap());
     assert!(location.starts_with("http://127.0.0.1:10205/.patchbay/permit?ticket="));
@@ -145,6 +151,23 @@ async fn from_another_host_a_ticket_leads_to_the_cookie_once() {
 }
 
 #[tokio::test]
+async fn what_comes_of_a_revoked_grant_is_refused() {
+    let room = Room::new("").await;
+    let mut circuit = circuit(10_205);
+    room.serve(&circuit);
+    let token = room.token(circuit.id, None);
+    let (location, _) = redirect(room.ask(&token, "worker.example").await.unwrap());
+    let name = format!("grant-of-{}", circuit.id.0.simple());
+    let revocation = Revocation::Name(name, None);
+    circuit.revocations.add(&revocation, NOW).unwrap();
+    room.serve(&circuit);
+    let refused = room.ask(&token, "127.0.0.1").await;
+    assert!(matches!(refused, Err(SetupError::Revoked)), "{refused:?}");
+    let ticket = redeem(&room, &location, &circuit, NOW);
+    assert_eq!(ticket, Err(TicketError::Revoked));
+}
+
+#[tokio::test]
 async fn a_wildcard_app_is_always_reached_by_ticket() {
     let room = Room::wildcard("").await;
     let mut circuit = circuit(1);
@@ -156,7 +179,8 @@ async fn a_wildcard_app_is_always_reached_by_ticket() {
     assert!(location.starts_with("https://my-app.apps.example:443/.patchbay/permit?ticket="));
     assert!(cookies.is_empty());
     let ticket = location.split_once("ticket=").unwrap().1;
-    let redeemed = room.tickets.redeem(ticket, &circuit, NOW).unwrap();
+    let live = room.table.by_id(circuit.id).unwrap();
+    let redeemed = room.tickets.redeem(ticket, &live, NOW).unwrap();
     assert_eq!(redeemed.location, "/");
     assert!(redeemed.set_cookie[0].ends_with("; SameSite=Lax; Secure"));
 }

@@ -4,13 +4,14 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-use patchbay_common::circuit::Circuit;
+use patchbay_common::grant::Grant;
 use patchbay_common::permit::{PermitError, PermitKey};
 use uuid::Uuid;
 
 use super::cookie::Cookies;
 use super::redirect;
 use crate::config::Config;
+use crate::table::LiveCircuit;
 
 /// Most used tickets remembered. A ticket lives half a minute, so that this is reached only above
 /// two thousand openings a second; then tickets are refused rather than accepted twice.
@@ -31,6 +32,9 @@ pub enum TicketError {
     /// Not ours, for another circuit, or expired.
     #[error(transparent)]
     Permit(#[from] PermitError),
+    /// What it comes of was revoked.
+    #[error("the ticket has been revoked")]
+    Revoked,
     /// Exchanged before.
     #[error("the ticket has been used")]
     Used,
@@ -62,10 +66,19 @@ impl Tickets {
     ///
     /// # Errors
     /// Why it is refused.
-    pub fn redeem(&self, text: &str, circuit: &Circuit, now: u64) -> Result<Redeemed, TicketError> {
+    pub fn redeem(
+        &self,
+        text: &str,
+        live: &LiveCircuit,
+        now: u64,
+    ) -> Result<Redeemed, TicketError> {
+        let circuit = &live.circuit;
         let ticket = self.permits.verify_ticket(text, now)?;
         if ticket.circuit != circuit.id {
             return Err(PermitError::Foreign.into());
+        }
+        if live.grants.denies(&Grant::named(&*ticket.grant), now) {
+            return Err(TicketError::Revoked);
         }
         self.use_up(ticket.jti, ticket.expires, now)?;
         let location = match redirect::path(&ticket.redirect) {
@@ -73,7 +86,7 @@ impl Tickets {
             path => path,
         };
         Ok(Redeemed {
-            set_cookie: vec![self.cookies.permit(circuit, now)],
+            set_cookie: vec![self.cookies.permit(circuit, &ticket.grant, now)],
             location,
         })
     }

@@ -2,28 +2,12 @@
 //! pitfalls.md A9 and A10 corrected): the chain in `X-Forwarded-For` and `Forwarded` (RFC 7239)
 //! is continued where a trusted proxy vouches for it and begun anew otherwise.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Client, Head, HeaderSink, locate};
 use crate::table::LiveCircuit;
-
-/// Headers about one connection only (RFC 9110 §7.6.1), by lower-case name.
-pub fn is_hop_by_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "trailers"
-            | "transfer-encoding"
-            | "upgrade"
-    )
-}
 
 pub(super) fn write(
     head: &Head<'_>,
@@ -37,21 +21,27 @@ pub(super) fn write(
     let peer = head.peer.ip().to_canonical();
 
     let mut chain = String::new();
-    let mut forwarded = String::new();
+    let mut forwarded = String::with_capacity(96);
     if client.by_trusted_proxy {
         gather(head, "x-forwarded-for", &mut chain);
         gather(head, "forwarded", &mut forwarded);
+        separate(&mut chain);
+        separate(&mut forwarded);
     }
-    separate(&mut chain);
-    separate(&mut forwarded);
-    // Writing to a String cannot fail.
-    let _ = write!(chain, "{peer}");
-    let _ = write!(
-        forwarded,
-        "for={};host=\"{}\";proto={proto}",
-        node(peer),
-        quoted(host)
-    );
+    let before = chain.len();
+    push_ip(&mut chain, peer);
+    // An address as a `for=` node: IPv6 in brackets and quotes (RFC 7239 §6).
+    let (open, close) = if peer.is_ipv6() {
+        ("\"[", "]\"")
+    } else {
+        ("", "")
+    };
+    for part in ["for=", open, &chain[before..], close, ";host=\""] {
+        forwarded.push_str(part);
+    }
+    forwarded.extend(host.split(['"', '\\']));
+    forwarded.push_str("\";proto=");
+    forwarded.push_str(proto);
 
     sink.set("x-forwarded-for", &chain);
     sink.set("forwarded", &forwarded);
@@ -79,14 +69,36 @@ pub(super) fn proto(head: &Head<'_>, client: &Client, uses_tls: bool) -> &'stati
 }
 
 /// The port clients see: the host's own, else the scheme's.
-fn port(host: &str, proto: &str, local: SocketAddr) -> String {
+fn port<'a>(host: &'a str, proto: &str, local: SocketAddr) -> Cow<'a, str> {
     let after_name = host.rfind(']').map_or(host, |end| &host[end..]);
     let given = after_name.rsplit_once(':').map(|(_, port)| port);
-    match given.and_then(|port| port.parse::<u16>().ok()) {
-        Some(port) => port.to_string(),
-        None if host.is_empty() => local.port().to_string(),
-        None if proto == "https" => "443".into(),
-        None => "80".into(),
+    match given.map(|port| (port, port.parse::<u16>())) {
+        Some((text, Ok(_))) if !text.starts_with(['0', '+']) => text.into(),
+        Some((_, Ok(port))) => port.to_string().into(),
+        _ if host.is_empty() => local.port().to_string().into(),
+        _ if proto == "https" => "443".into(),
+        _ => "80".into(),
+    }
+}
+
+/// Writes an address without the formatter, which costs more than all else here.
+fn push_ip(out: &mut String, ip: IpAddr) {
+    let IpAddr::V4(ip) = ip else {
+        // Writing to a String cannot fail.
+        let _ = write!(out, "{ip}");
+        return;
+    };
+    for (place, octet) in ip.octets().into_iter().enumerate() {
+        if place > 0 {
+            out.push('.');
+        }
+        if octet >= 100 {
+            out.push(char::from(b'0' + octet / 100));
+        }
+        if octet >= 10 {
+            out.push(char::from(b'0' + octet / 10 % 10));
+        }
+        out.push(char::from(b'0' + octet % 10));
     }
 }
 
@@ -105,22 +117,9 @@ fn separate(list: &mut String) {
     }
 }
 
-/// An address as a `for=` node: IPv6 in brackets and quotes (RFC 7239 §6).
-fn node(ip: IpAddr) -> String {
-    match ip {
-        IpAddr::V4(ip) => ip.to_string(),
-        IpAddr::V6(ip) => format!("\"[{ip}]\""),
-    }
-}
-
-/// Text for inside a quoted string.
-fn quoted(text: &str) -> String {
-    text.replace(['"', '\\'], "")
-}
-
 /// A path with its escapes undone, as RStudio wants it; left as it is where that would give
 /// something that cannot stand in a header.
-fn decoded(path: &str) -> std::borrow::Cow<'_, str> {
+fn decoded(path: &str) -> Cow<'_, str> {
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {

@@ -50,7 +50,7 @@ pub(super) fn inspect(head: &Head<'_>) -> Result<(), Refusal> {
 
 /// Whether a `Host` is a name or an address, with or without a port (RFC 9110 §7.2). An empty one
 /// is allowed.
-fn is_host(host: &[u8]) -> bool {
+pub fn is_host(host: &[u8]) -> bool {
     let (name, port) = match host.strip_prefix(b"[") {
         Some(rest) => {
             let Some(end) = rest.iter().position(|byte| *byte == b']') else {

@@ -12,6 +12,7 @@ mod forwarded;
 mod head;
 mod hygiene;
 mod locate;
+mod trace;
 
 #[cfg(test)]
 mod tests;
@@ -27,12 +28,14 @@ use crate::error::Refusal;
 use crate::gateway::config::GatewayConfig;
 use crate::table::{LiveCircuit, Table};
 
-pub use auth::Credential;
+pub use auth::{Credential, Right};
 pub use client_ip::Client;
 pub use cors::Preflight;
-pub use forwarded::is_hop_by_hop;
 pub use head::{Head, HeaderLookup, HeaderSink, is_alike};
+pub use hygiene::is_host;
 pub use locate::{Place, port_offset};
+pub use patchbay_common::hop_by_hop::is_hop_by_hop;
+pub use trace::parent as trace_parent;
 
 /// What the stages decide by; the same for all requests.
 #[derive(Debug)]
@@ -52,8 +55,8 @@ pub struct Stages {
 /// Verdict on a request for a circuit.
 #[derive(Debug)]
 pub enum Verdict {
-    /// Carry it, by the right of this credential.
-    Carry(Credential),
+    /// Carry it, by this right.
+    Carry(Right),
     /// Answer a CORS preflight here; browsers send it without credentials.
     Preflight(Preflight),
 }
@@ -120,8 +123,8 @@ impl Stages {
         if !circuit.clients.admits(client.address.ip()) {
             return Err(Refusal::ClientAddress);
         }
-        match self.credential(head, circuit, now) {
-            Ok(credential) => Ok(Verdict::Carry(credential)),
+        match self.right(head, circuit, now) {
+            Ok(right) => Ok(Verdict::Carry(right)),
             Err(refusal) => cors::preflight(head).map(Verdict::Preflight).ok_or(refusal),
         }
     }

@@ -138,7 +138,7 @@ fn refusal(stages: &Stages, headers: &Pairs) -> Refusal {
 
 fn credential(stages: &Stages, headers: &Pairs) -> Credential {
     match judge(stages, &head("GET", headers)) {
-        Ok(Verdict::Carry(credential)) => credential,
+        Ok(Verdict::Carry(right)) => right.credential,
         other => panic!("not carried: {other:?}"),
     }
 }

@@ -19,14 +19,18 @@ use pingora_proxy::Session;
 use tokio::io::AsyncWriteExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::{Linger, Meter, splice};
-use crate::context::Spliced;
+use super::frames::Watched;
+use super::{Linger, Meter, Watch, splice};
+use crate::context::{SpliceEnd, Spliced};
 use crate::error::Refusal;
 use crate::upstream::Fault;
 
 /// After the app has ended its side, a client has had its close frame and has nothing to wait for
 /// (RFC 6455 §7.1.1).
 const LINGER: Linger = Linger(Duration::from_secs(1));
+
+/// How long an end may take to read why the worker ends the connection.
+const FAREWELL: Duration = Duration::from_millis(250);
 
 /// What the app answered to the upgrade.
 pub enum Answer {
@@ -47,8 +51,21 @@ pub(super) fn fault_of(refusal: &Refusal) -> Fault {
 /// Sends the upgrade and reads the answer's head.
 ///
 /// # Errors
-/// [`Refusal::UpstreamBroke`].
-pub async fn exchange(stream: L4Stream, request: RequestHeader) -> Result<Answer, Refusal> {
+/// [`Refusal::UpstreamBroke`], [`Refusal::UpstreamTimeout`] if the answer takes longer than
+/// `patience`.
+pub async fn exchange(
+    stream: L4Stream,
+    request: RequestHeader,
+    patience: Option<Duration>,
+) -> Result<Answer, Refusal> {
+    let Some(patience) = patience else {
+        return exchange_heads(stream, request).await;
+    };
+    let exchanged = tokio::time::timeout(patience, exchange_heads(stream, request)).await;
+    exchanged.unwrap_or(Err(Refusal::UpstreamTimeout))
+}
+
+async fn exchange_heads(stream: L4Stream, request: RequestHeader) -> Result<Answer, Refusal> {
     let mut upstream = Box::new(UpstreamSession::new(Box::new(stream)));
     upstream.read_timeout = None;
     upstream
@@ -86,12 +103,14 @@ pub async fn relay_body(
 }
 
 /// After the 101 has been written downstream: takes both connections and splices them. What
-/// either end had sent early, and Pingora had read with the heads, goes first.
+/// either end had sent early, and Pingora had read with the heads, goes first. Ends that are cut off
+/// hear `why`, where a frame may stand.
 pub async fn carry(
     session: &mut Session,
     mut upstream: Box<UpstreamSession>,
-    meter: &Arc<Meter>,
+    (meter, watch): (&Arc<Meter>, &Watch),
     closed: &CancellationToken,
+    why: impl Fn() -> SpliceEnd,
 ) -> Spliced {
     let early_from_app = drain(upstream.read_body_bytes().now_or_never());
     let early_from_client = drain(
@@ -100,10 +119,11 @@ pub async fn carry(
             .read_request_body()
             .now_or_never(),
     );
-    let Some(mut client) = take_stream(session).await else {
+    let Some(client) = take_stream(session).await else {
         return Spliced::default();
     };
-    let mut app = upstream.into_inner();
+    let mut client = Watched::client(client, watch.clone());
+    let mut app = Watched::app(upstream.into_inner(), watch.clone());
     for (stream, early, counter) in [
         (&mut client, early_from_app, &meter.received),
         (&mut app, early_from_client, &meter.sent),
@@ -115,7 +135,30 @@ pub async fn carry(
             }
         }
     }
-    splice(client, app, meter, LINGER, closed).await
+    let mut spliced = splice(&mut client, &mut app, meter, LINGER, closed).await;
+    if spliced.end == SpliceEnd::CircuitClosed {
+        spliced.end = why();
+        let (code, reason) = spliced.end.close_code();
+        let (to_client, to_app) = (
+            client.close_frame(code, reason),
+            app.close_frame(code, reason),
+        );
+        let told = async { tokio::join!(tell(&mut client, to_client), tell(&mut app, to_app)) };
+        // An end that does not read it in time is cut without a word.
+        let _ = tokio::time::timeout(FAREWELL, told).await;
+    }
+    spliced
+}
+
+/// Says good-bye to an end, as far as it can be.
+async fn tell(end: &mut Watched<Stream>, frame: Option<Vec<u8>>) {
+    let told = async {
+        end.write_all(&frame.unwrap_or_default()).await?;
+        end.flush().await?;
+        end.shutdown().await
+    };
+    // It has been cut off in any case.
+    let _ = told.await;
 }
 
 fn drain(read: Option<pingora_core::Result<Option<bytes::Bytes>>>) -> Option<bytes::Bytes> {

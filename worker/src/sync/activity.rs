@@ -1,19 +1,23 @@
 //! Marks of use, from which the coordinator tells idle circuits and the Manager idle sessions
 //! (contract/data-plane.md §12). Traffic leaves marks in memory; once an interval they are written
-//! to Redis in one round trip.
+//! to Redis in one round trip or, where there is none, told to the coordinator.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use chrono::DateTime;
 use dashmap::DashMap;
 use patchbay_common::id::{CircuitId, SessionId};
+use patchbay_common::use_report::{CircuitUse, MOST_CIRCUITS, UseReport};
 use redis::Pipeline;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Outage;
+use super::client::{CallError, Coordinator};
 use super::redis_link::{LiveConnection, RedisLink};
+use super::status::Board;
 use crate::table::LiveCircuit;
 
 /// The database the marks live in.
@@ -24,7 +28,9 @@ const KEEP_COUNT: u64 = 3_600;
 /// Most circuits, and most sessions, remembered between writes.
 const REMEMBERED: usize = 262_144;
 /// Most circuits or sessions in one round trip.
-const BATCH: usize = 1_000;
+const BATCH: usize = MOST_CIRCUITS;
+/// How often a coordinator is told even that nothing was used.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// The marks since the last write.
 #[derive(Debug)]
@@ -56,10 +62,12 @@ impl Mark {
 struct Taken {
     circuits: Vec<(CircuitId, u64, u64)>,
     sessions: Vec<(SessionId, u64)>,
+    /// Some did not find room.
+    overflowed: bool,
 }
 
 impl Activity {
-    /// No marks yet. They are only kept where there is a Redis to write them to.
+    /// No marks yet. They are only kept where there is somebody to tell.
     pub(super) fn new(enabled: bool) -> Self {
         Self {
             enabled,
@@ -124,12 +132,13 @@ impl Activity {
             taken.sessions.push((*id, mark.last.load(Relaxed)));
             false
         });
-        self.overflowed.store(false, Relaxed);
+        taken.overflowed = self.overflowed.swap(false, Relaxed);
         taken
     }
 
     /// Puts back what could not be written; marks left meanwhile are merged with it.
     fn put_back(&self, taken: Taken) {
+        self.overflowed.fetch_or(taken.overflowed, Relaxed);
         for (id, last, requests) in taken.circuits {
             self.leave(&self.circuits, id, last, requests);
         }
@@ -148,11 +157,28 @@ impl Taken {
         Self {
             circuits: cut(&mut self.circuits),
             sessions: cut(&mut self.sessions),
+            overflowed: self.overflowed,
         }
     }
 
     fn is_empty(&self) -> bool {
         self.circuits.is_empty() && self.sessions.is_empty()
+    }
+
+    /// As the coordinator is told; `last` says that nothing is left to tell.
+    fn report(&self, last: bool) -> UseReport {
+        let used = |(circuit, last, requests): &(CircuitId, u64, u64)| {
+            let micros = i64::try_from(*last).ok()?;
+            Some(CircuitUse {
+                circuit: *circuit,
+                last: DateTime::from_timestamp_micros(micros)?,
+                requests: *requests,
+            })
+        };
+        UseReport {
+            circuits: self.circuits.iter().filter_map(used).collect(),
+            complete: last && !self.overflowed,
+        }
     }
 
     fn pipeline(&self) -> Pipeline {
@@ -185,15 +211,38 @@ impl Taken {
 
 /// Writes the marks once an interval.
 pub(super) struct Writer {
-    connection: LiveConnection,
+    way: Way,
     outage: Outage,
 }
 
+/// Where the marks go.
+enum Way {
+    Redis(LiveConnection),
+    Coordinator {
+        coordinator: Coordinator,
+        board: Board,
+        told: Option<Instant>,
+    },
+}
+
 impl Writer {
-    pub(super) fn new(link: RedisLink) -> Self {
+    /// Leaves them in Redis.
+    pub(super) fn for_redis(link: RedisLink) -> Self {
         Self {
-            connection: LiveConnection::new(link, LIVE_DB),
+            way: Way::Redis(LiveConnection::new(link, LIVE_DB)),
             outage: Outage::new("writing activity marks"),
+        }
+    }
+
+    /// Tells the coordinator.
+    pub(super) fn for_coordinator(coordinator: Coordinator, board: Board) -> Self {
+        Self {
+            way: Way::Coordinator {
+                coordinator,
+                board,
+                told: None,
+            },
+            outage: Outage::new("telling the uses of circuits"),
         }
     }
 
@@ -218,18 +267,71 @@ impl Writer {
 
     /// Writes what there is.
     async fn write(&mut self, activity: &Activity) {
+        if !self.is_due() {
+            return;
+        }
         let mut all = activity.take();
-        while !all.is_empty() {
+        loop {
             let batch = all.batch();
-            if let Err(cause) = self.connection.run(&batch.pipeline()).await {
-                self.outage.failed(&cause);
-                activity.put_back(batch);
-                activity.put_back(all);
+            let last = all.is_empty();
+            match self.send(&batch, last).await {
+                Ok(()) => self.outage.over(),
+                Err(cause) => {
+                    self.outage.failed(&cause);
+                    activity.put_back(batch);
+                    activity.put_back(all);
+                    return;
+                }
+            }
+            if last {
                 return;
             }
-            self.outage.over();
         }
     }
+
+    /// Whether there is anybody to write to: a coordinator that numbers its changes takes in what
+    /// it is told, a Python coordinator has no such call.
+    fn is_due(&self) -> bool {
+        match &self.way {
+            Way::Redis(_) => true,
+            Way::Coordinator { board, .. } => {
+                let status = board.read();
+                status.worker.is_some() && status.generation.is_some()
+            }
+        }
+    }
+
+    async fn send(&mut self, batch: &Taken, last: bool) -> Result<(), Unsent> {
+        match &mut self.way {
+            Way::Redis(_) if batch.is_empty() => Ok(()),
+            Way::Redis(connection) => Ok(connection.run(&batch.pipeline()).await?),
+            Way::Coordinator {
+                coordinator,
+                board,
+                told,
+            } => {
+                let recent = told.is_some_and(|told| told.elapsed() < TELL_EVERY);
+                let Some(worker) = board.worker().filter(|_| !(batch.is_empty() && recent)) else {
+                    return Ok(());
+                };
+                let report = batch.report(last);
+                coordinator.report_uses(worker, &report).await?;
+                if report.complete {
+                    *told = Some(Instant::now());
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Why marks were not written.
+#[derive(Debug, thiserror::Error)]
+enum Unsent {
+    #[error(transparent)]
+    Redis(#[from] redis::RedisError),
+    #[error(transparent)]
+    Call(#[from] CallError),
 }
 
 fn now() -> u64 {
@@ -281,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn without_redis_nothing_is_kept() {
+    fn with_nobody_to_tell_nothing_is_kept() {
         let activity = Activity::new(false);
         activity.mark(CircuitId::random(), SessionId::random(), 1);
         assert_eq!(activity.queued(), 0);
@@ -292,10 +394,28 @@ mod tests {
         let mut taken = Taken {
             circuits: vec![(CircuitId::random(), 1, 1); BATCH * 2 + 1],
             sessions: vec![(SessionId::random(), 1)],
+            overflowed: false,
         };
         let sizes: Vec<usize> =
             std::iter::from_fn(|| (!taken.is_empty()).then(|| taken.batch().circuits.len()))
                 .collect();
         assert_eq!(sizes, [BATCH, BATCH, 1]);
+    }
+
+    #[test]
+    fn the_last_report_is_complete_unless_marks_were_dropped() {
+        let circuit = CircuitId::random();
+        let mut taken = Taken {
+            circuits: vec![(circuit, 1_795_189_191_725_447, 3)],
+            ..Taken::default()
+        };
+        assert!(!taken.report(false).complete);
+        let report = taken.report(true);
+        assert!(report.complete);
+        let told = &report.circuits[0];
+        assert_eq!((told.circuit, told.requests), (circuit, 3));
+        assert_eq!(told.last.timestamp_micros(), 1_795_189_191_725_447);
+        taken.overflowed = true;
+        assert!(!taken.report(true).complete);
     }
 }

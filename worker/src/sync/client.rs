@@ -7,11 +7,14 @@ use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, WorkerId};
 use patchbay_common::request_id::{self, RequestId};
 use patchbay_common::route_report::RouteReport;
+use patchbay_common::tunnel::{Claim, Holdings, Settled};
+use patchbay_common::use_report::UseReport;
 use patchbay_common::worker::Registration;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::services::Listed;
 use super::snapshot::Snapshot;
 use crate::config::Config;
 
@@ -85,6 +88,9 @@ pub struct Registered {
     /// Current generation of its circuits; a Python coordinator names none.
     #[serde(default)]
     pub generation: Option<u64>,
+    /// Current generation of the gateway's services.
+    #[serde(default)]
+    pub services_generation: Option<u64>,
 }
 
 /// The coordinator, as a worker calls it. Connections are kept and shared by clones.
@@ -208,12 +214,71 @@ impl Coordinator {
         body(&call.name, request, MAX_ANSWER).await.map(drop)
     }
 
+    /// Tells which circuits were used.
+    ///
+    /// # Errors
+    /// Why it failed.
+    pub async fn report_uses(&self, worker: WorkerId, report: &UseReport) -> Result<(), CallError> {
+        let path = format!("/api/worker/{worker}/uses");
+        let call = Call::new(self, Method::POST, &path);
+        let request = call.request.json(report);
+        body(&call.name, request, MAX_ANSWER).await.map(drop)
+    }
+
+    /// Tells what is held of tunnels; the answer says what stands.
+    ///
+    /// # Errors
+    /// Why it failed; a Python coordinator answers 404.
+    pub async fn claim_tunnels(
+        &self,
+        worker: WorkerId,
+        claim: &Claim,
+    ) -> Result<Settled, CallError> {
+        let path = format!("/api/worker/{worker}/tunnels");
+        let call = Call::new(self, Method::POST, &path);
+        json(call.name, call.request.json(claim), MAX_LIST).await
+    }
+
+    /// What all gateways hold, once its generation is not `after` any more or `wait` seconds are
+    /// over.
+    ///
+    /// # Errors
+    /// Why it failed; a Python coordinator answers 404.
+    pub async fn holdings(&self, after: u64, wait: u64) -> Result<Holdings, CallError> {
+        let path = format!("/api/tunnels?after={after}&wait={wait}");
+        let call = Call::new(self, Method::GET, &path);
+        let request = call.request.timeout(TOTAL + Duration::from_secs(wait));
+        json(call.name, request, MAX_LIST).await
+    }
+
     /// Opens the event stream, resuming after generation `last`.
     ///
     /// # Errors
     /// Why it failed; a Python coordinator answers 404.
     pub async fn events(&self, worker: WorkerId, last: Option<u64>) -> Result<Response, CallError> {
-        let call = Call::new(self, Method::GET, &format!("/api/worker/{worker}/events"));
+        self.stream(&format!("/api/worker/{worker}/events"), last)
+            .await
+    }
+
+    /// All services of the gateway.
+    ///
+    /// # Errors
+    /// Why it failed; a Python coordinator answers 404.
+    pub async fn services(&self) -> Result<Listed, CallError> {
+        let call = Call::new(self, Method::GET, "/api/services");
+        json(call.name, call.request, MAX_LIST).await
+    }
+
+    /// Opens the stream of their changes, resuming after generation `last`.
+    ///
+    /// # Errors
+    /// Why it failed; a Python coordinator answers 404.
+    pub async fn service_events(&self, last: Option<u64>) -> Result<Response, CallError> {
+        self.stream("/api/services/_/events", last).await
+    }
+
+    async fn stream(&self, path: &str, last: Option<u64>) -> Result<Response, CallError> {
+        let call = Call::new(self, Method::GET, path);
         let mut request = call
             .request
             .header(ACCEPT, "text/event-stream")

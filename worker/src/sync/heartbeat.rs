@@ -11,14 +11,16 @@ use tokio::time::MissedTickBehavior;
 use super::backoff::Outage;
 use super::client::Coordinator;
 use super::inbox::{Inbox, Input};
-use super::join;
 use super::status::{Board, Reach};
+use super::{join, services};
 
 /// What the heartbeat works with.
 pub(super) struct Heart {
     pub(super) coordinator: Coordinator,
     pub(super) registration: Registration,
     pub(super) inbox: Inbox,
+    /// Where the services are kept, if there is a gateway.
+    pub(super) services: Option<services::Inbox>,
     pub(super) board: Board,
     pub(super) period: Duration,
     /// Woken when somebody else was told that the worker is unknown.
@@ -50,6 +52,9 @@ impl Heart {
                 self.board
                     .write(|status| status.coordinator_reach = Reach::ok());
                 self.inbox.tell(Input::Told(known.generation)).await;
+                if let (Some(services), Some(named)) = (&self.services, known.services_generation) {
+                    services.leave(services::Input::Told(named));
+                }
             }
             Err(error) if error.is_not_found() => {
                 log::warn!("the coordinator does not know this worker: registering again");

@@ -2,8 +2,9 @@
 //! the coordinator's own stream, are numbered by generation, and are made good by a full fetch
 //! wherever one may be missing. One task (`keeper`) changes the table, and `state` alone decides
 //! what a message means. The room also tells the coordinator that the worker lives and serves,
-//! and writes marks of use to Redis. It refuses to know requests and listeners: `wiring` starts
-//! it, `proxy` and `stream` leave marks in [`Activity`], `setup` borrows [`Coordinator`].
+//! leaves marks of use in Redis or, without one, with the coordinator, and keeps shared rate limits
+//! in Redis. It refuses to know requests and listeners: `wiring` starts it, `proxy` and `stream`
+//! leave marks in [`Activity`], `setup` borrows [`Coordinator`].
 
 mod acknowledge;
 mod activity;
@@ -13,8 +14,10 @@ mod heartbeat;
 mod inbox;
 mod join;
 mod keeper;
+mod ledger;
 mod redis_link;
 mod route_report;
+mod services;
 mod snapshot;
 mod sse;
 mod state;
@@ -25,6 +28,7 @@ mod subscriber;
 mod tests;
 #[cfg(test)]
 pub(crate) mod trial;
+mod tunnels;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,9 +41,12 @@ use tokio_util::task::TaskTracker;
 pub use activity::Activity;
 pub use client::{CallError, Coordinator, Registered};
 pub use join::registration;
+pub use ledger::RedisLedger;
 pub use route_report::RouteReporter;
+pub use services::Services;
 pub use snapshot::Snapshot;
 pub use status::{Bus, Reach, RedisState, Status};
+pub use tunnels::TunnelTeller;
 
 use crate::config::Config;
 use crate::table::Table;
@@ -75,6 +82,7 @@ impl Serving for Everywhere {
 pub struct Link {
     coordinator: Coordinator,
     activity: Arc<Activity>,
+    services: Option<watch::Receiver<Services>>,
     board: Board,
     beating: CancellationToken,
     working: CancellationToken,
@@ -93,14 +101,16 @@ impl Link {
         serving: Arc<dyn Serving>,
     ) -> Result<Self, CallError> {
         let working = CancellationToken::new();
-        let link = Self {
+        let mut link = Self {
             coordinator: Coordinator::new(config)?,
-            activity: Arc::new(Activity::new(config.redis.is_some())),
+            activity: Arc::new(Activity::new(true)),
+            services: None,
             board: Board::new(config.redis.is_some()),
             beating: working.child_token(),
             working,
             tasks: TaskTracker::new(),
         };
+        let services = link.keep_services(config);
         let redis = config.redis.clone().map(RedisLink::new);
         let (inbox, outlet) = inbox::inbox();
         let (acknowledger, sender) =
@@ -115,19 +125,28 @@ impl Link {
         };
         link.spawn(&link.working, sender.run());
         if let Some(redis) = &redis {
-            let hearing = subscriber::run(redis.clone(), inbox.clone(), link.board.clone());
+            let hearing = subscriber::run(
+                redis.clone(),
+                inbox.clone(),
+                services.clone(),
+                link.board.clone(),
+            );
             link.spawn(&link.working, hearing);
-            link.tasks.spawn(Writer::new(redis.clone()).run(
-                Arc::clone(&link.activity),
-                config.sync.activity_interval.0,
-                link.working.clone(),
-            ));
         }
-        link.join(config, tools, inbox, outlet);
+        let writer = match &redis {
+            Some(redis) => Writer::for_redis(redis.clone()),
+            None => Writer::for_coordinator(link.coordinator.clone(), link.board.clone()),
+        };
+        link.tasks.spawn(writer.run(
+            Arc::clone(&link.activity),
+            config.sync.activity_interval.0,
+            link.working.clone(),
+        ));
+        link.join(config, tools, (inbox, outlet), services);
         Ok(link)
     }
 
-    /// Without a coordinator: there is nothing to keep, and nothing to wait for.
+    /// Without circuits: there are at most services to keep, and nothing to wait for.
     ///
     /// # Errors
     /// [`CallError::Unusable`].
@@ -138,23 +157,53 @@ impl Link {
             status.ready = true;
             status.coordinator_reach = status::Reach::ok();
         });
-        Ok(Self {
+        let mut link = Self {
             coordinator: Coordinator::new(config)?,
             activity: Arc::new(Activity::new(false)),
+            services: None,
             board,
             beating: working.child_token(),
             working,
             tasks: TaskTracker::new(),
-        })
+        };
+        link.keep_services(config);
+        Ok(link)
+    }
+
+    /// Begins to keep the gateway's services, if they are the coordinator's too.
+    fn keep_services(&mut self, config: &Config) -> Option<services::Inbox> {
+        let follows = config.gateway.as_ref().is_some_and(|it| it.follows);
+        if !follows {
+            return None;
+        }
+        let every = config.sync.refetch_interval.0;
+        let (keeper, inbox, known) = services::Keeper::new(self.coordinator.clone(), every);
+        let listening = services::listen(self.coordinator.clone(), inbox.clone(), known.clone());
+        self.spawn(&self.working, keeper.run());
+        self.spawn(&self.working, listening);
+        self.services = Some(known);
+        Some(inbox)
+    }
+
+    /// The coordinator's services and every change of them, if they are followed.
+    pub fn services(&self) -> Option<watch::Receiver<Services>> {
+        self.services.clone()
     }
 
     /// Registers, then starts what needs the worker's key.
-    fn join(&self, config: &Config, tools: Tools, inbox: Inbox, outlet: Outlet) {
+    fn join(
+        &self,
+        config: &Config,
+        tools: Tools,
+        (inbox, outlet): (Inbox, Outlet),
+        services: Option<services::Inbox>,
+    ) {
         let registration = join::registration(config);
         let heart = Heart {
             coordinator: self.coordinator.clone(),
             registration: registration.clone(),
             inbox: inbox.clone(),
+            services,
             board: self.board.clone(),
             period: config.heartbeat_period.0,
             stranger: Arc::clone(&tools.stranger),

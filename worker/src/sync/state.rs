@@ -307,7 +307,11 @@ fn overlay(circuits: &mut BTreeMap<CircuitId, Circuit>, change: Change) {
             }
         }
         Change::RouteUpdated(circuit, routes) => {
-            circuits.entry(circuit.id).or_insert(*circuit).route_info = routes;
+            let (check, revoked) = (circuit.health_check.clone(), circuit.revocations.clone());
+            let known = circuits.entry(circuit.id).or_insert(*circuit);
+            known.route_info = routes;
+            known.health_check = check;
+            known.revocations = revoked;
         }
         Change::Added(_) => {}
     }

@@ -1,8 +1,10 @@
 //! The coordinator's own event stream: the bus where no Redis is configured, and while it is down.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use patchbay_common::event::{CircuitEvent, FROM_COORDINATOR, Message};
+use reqwest::Response;
 use serde::Deserialize;
 use tokio::time::timeout;
 
@@ -21,7 +23,7 @@ const UNOFFERED: Duration = Duration::from_secs(60);
 
 /// Why the stream ended.
 #[derive(Debug, thiserror::Error)]
-enum StreamError {
+pub(super) enum StreamError {
     #[error(transparent)]
     Call(#[from] CallError),
     #[error("the stream was cut: {0}")]
@@ -94,6 +96,38 @@ async fn needed(board: &Board) {
     }
 }
 
+/// The events of a stream that is open.
+pub(super) struct Reading {
+    answer: Response,
+    parser: Parser,
+    ready: VecDeque<Event>,
+}
+
+impl Reading {
+    pub(super) fn new(answer: Response) -> Self {
+        Self {
+            answer,
+            parser: Parser::default(),
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// The next event.
+    pub(super) async fn next(&mut self) -> Result<Event, StreamError> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            let piece = timeout(SILENCE, self.answer.chunk())
+                .await
+                .map_err(|_| StreamError::Silent)??
+                .ok_or(StreamError::Ended)?;
+            let ready = &mut self.ready;
+            self.parser.feed(&piece, |event| ready.push_back(event))?;
+        }
+    }
+}
+
 /// One connection.
 struct Streaming<'a> {
     coordinator: &'a Coordinator,
@@ -107,23 +141,16 @@ impl Streaming<'_> {
     async fn run(&mut self, outage: &mut Outage) -> Result<std::convert::Infallible, StreamError> {
         let status = self.board.read();
         let worker = status.worker.ok_or(StreamError::Unregistered)?;
-        let mut answer = self.coordinator.events(worker, status.generation).await?;
+        let answer = self.coordinator.events(worker, status.generation).await?;
         outage.over();
         self.board.write(|status| {
             status.streaming = true;
             status.coordinator_reach = Reach::ok();
         });
-        let mut parser = Parser::default();
-        let mut events = Vec::new();
+        let mut reading = Reading::new(answer);
         loop {
-            let piece = timeout(SILENCE, answer.chunk())
-                .await
-                .map_err(|_| StreamError::Silent)??
-                .ok_or(StreamError::Ended)?;
-            parser.feed(&piece, |event| events.push(event))?;
-            for event in events.drain(..) {
-                self.take(&event).await;
-            }
+            let event = reading.next().await?;
+            self.take(&event).await;
         }
     }
 

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use patchbay_common::event::{CHANNEL, Message};
+use patchbay_common::gateway;
 use redis::{RedisError, RedisResult};
 
 use super::backoff::{Backoff, Outage};
 use super::inbox::{Inbox, Input, Via};
 use super::redis_link::{RedisLink, within};
+use super::services;
 use super::status::{Board, Reach, RedisState};
 
 /// Between pings. One that is not answered within the link's patience ends the subscription, so
@@ -17,14 +19,20 @@ use super::status::{Board, Reach, RedisState};
 const PING: Duration = Duration::from_secs(2);
 
 /// Stays subscribed for ever.
-pub(super) async fn run(link: RedisLink, inbox: Inbox, board: Board) {
+pub(super) async fn run(
+    link: RedisLink,
+    inbox: Inbox,
+    services: Option<services::Inbox>,
+    board: Board,
+) {
+    let ears = Ears { inbox, services };
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     let mut outage = Outage::new("the subscription on Redis");
     let mut times = 0;
     loop {
         times += 1;
         let before = Instant::now();
-        let cause = match subscribe(&link, &inbox, &board, times, &mut outage).await {
+        let cause = match subscribe(&link, &ears, &board, times, &mut outage).await {
             Ok(never) => match never {},
             Err(cause) => cause,
         };
@@ -42,27 +50,44 @@ pub(super) async fn run(link: RedisLink, inbox: Inbox, board: Board) {
     }
 }
 
+/// Who wants to hear.
+struct Ears {
+    inbox: Inbox,
+    /// Where the services are kept, if there is a gateway.
+    services: Option<services::Inbox>,
+}
+
 /// Cannot be made: a subscription only ends by an error.
 enum Never {}
 
 async fn subscribe(
     link: &RedisLink,
-    inbox: &Inbox,
+    ears: &Ears,
     board: &Board,
     times: u64,
     outage: &mut Outage,
 ) -> RedisResult<Never> {
     let (mut sink, mut messages) = within(link.pubsub()).await?.split();
     within(sink.subscribe(CHANNEL)).await?;
+    if let Some(services) = &ears.services {
+        within(sink.subscribe(gateway::CHANNEL)).await?;
+        services.leave(services::Input::Resync);
+    }
     outage.over();
     board.write(|status| {
         status.redis_reach = Reach::ok();
         status.redis = Some(RedisState::Subscribed(times));
     });
-    inbox.tell(Input::Subscribed(times)).await;
+    ears.inbox.tell(Input::Subscribed(times)).await;
     let reading = async {
         while let Some(message) = messages.next().await {
-            receive(message.get_payload_bytes(), inbox);
+            let wire = message.get_payload_bytes();
+            match &ears.services {
+                Some(services) if message.get_channel_name() == gateway::CHANNEL => {
+                    services.wire(wire);
+                }
+                _ => receive(wire, &ears.inbox),
+            }
         }
         closed()
     };

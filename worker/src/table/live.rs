@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use patchbay_common::circuit::{Circuit, Slot};
 use patchbay_common::client_ips::ClientIps;
+use patchbay_common::grant;
 use patchbay_common::permit;
 use tokio_util::sync::CancellationToken;
 
-use super::Tally;
+use super::{Grants, KnownPermit, Tally};
 use crate::upstream::{Backend, Check, Settings, UpstreamSet};
 
 /// One circuit in service.
@@ -21,12 +22,17 @@ pub struct LiveCircuit {
     pub id_text: String,
     /// Name of its permit cookie.
     pub permit_cookie: String,
+    /// The permit used last.
+    pub known_permit: KnownPermit,
     /// Who may use it.
     pub clients: ClientIps,
     /// Where its requests may go.
     pub upstreams: UpstreamSet,
     /// What it has carried.
     pub tally: Arc<Tally>,
+    /// Who uses it by which grant. Of what is revoked this rules, not the circuit's own list: a
+    /// peer that knows no lists leaves it out.
+    pub grants: Arc<Grants>,
     /// Cancelled when the circuit closes; streams end with it.
     pub closed: CancellationToken,
 }
@@ -48,15 +54,23 @@ impl LiveCircuit {
                 clients.refused().join(", ")
             );
         }
+        let closed = previous.map_or_else(CancellationToken::new, |p| p.closed.clone());
+        let grants = previous.map_or_else(
+            || Arc::new(Grants::new(closed.clone())),
+            |p| Arc::clone(&p.grants),
+        );
+        grants.revoke(&circuit.revocations, grant::now_millis() / 1_000);
         let backends: Vec<Backend> = circuit.route_info.iter().map(Backend::from).collect();
         let check = circuit.health_check.as_ref().and_then(Check::of);
         Self {
             id_text: circuit.id.to_string(),
             permit_cookie: permit::cookie_name(circuit.id),
+            known_permit: KnownPermit::default(),
             clients,
             upstreams: UpstreamSet::new(&backends, check, rules, previous.map(|p| &p.upstreams)),
             tally: previous.map_or_else(Arc::default, |p| Arc::clone(&p.tally)),
-            closed: previous.map_or_else(CancellationToken::new, |p| p.closed.clone()),
+            grants,
+            closed,
             slot,
             circuit,
         }

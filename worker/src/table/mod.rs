@@ -4,10 +4,13 @@
 //! each index is a sharded map, each entry an `Arc` that a request keeps for its life. This room
 //! refuses to know where facts come from and what a request looks like.
 
+mod grants;
+mod known_permit;
 mod live;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,8 +20,11 @@ use patchbay_common::circuit::{Circuit, Slot};
 use patchbay_common::event::Change;
 use patchbay_common::id::CircuitId;
 
+pub use grants::{Grants, Hold};
+pub use known_permit::KnownPermit;
 pub use live::LiveCircuit;
 pub use tally::Tally;
+pub use tokens::{BOUNDS, Distribution, TokenCounts, TokenTally};
 
 use crate::upstream::Prober;
 
@@ -99,6 +105,7 @@ impl Table {
                     known.map_or_else(|| Circuit::clone(circuit), |l| l.circuit.clone());
                 updated.route_info.clone_from(routes);
                 updated.health_check.clone_from(&circuit.health_check);
+                updated.revocations.clone_from(&circuit.revocations);
                 self.put(updated);
             }
             Change::Removed(circuits) => {

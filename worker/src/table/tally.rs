@@ -1,6 +1,9 @@
 //! What a circuit has carried since this worker knows it.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{TokenCounts, TokenTally};
 
 /// Counts of one circuit.
 #[derive(Debug, Default)]
@@ -9,6 +12,7 @@ pub struct Tally {
     errors: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
+    tokens: OnceLock<Box<TokenTally>>,
 }
 
 impl Tally {
@@ -24,6 +28,16 @@ impl Tally {
         if sent > 0 {
             self.sent.fetch_add(sent, Ordering::Relaxed);
         }
+    }
+
+    /// What its model says; few circuits have one.
+    pub fn tokens(&self) -> &TokenTally {
+        self.tokens.get_or_init(Box::default)
+    }
+
+    /// What its model has said, if it has one.
+    pub fn token_counts(&self) -> Option<TokenCounts> {
+        self.tokens.get().map(|tally| tally.counts())
     }
 
     /// Requests and streams that have ended.

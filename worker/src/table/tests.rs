@@ -68,7 +68,7 @@ fn new_routes_rule_and_streams_go_on() {
     table.apply(&Change::RouteUpdated(Box::new(circuit), routes));
     let after = table.at_port(10_205).unwrap();
     assert_eq!(
-        after.upstreams.pick(&[]).unwrap().upstream.label,
+        &*after.upstreams.pick(&[]).unwrap().upstream.label,
         "127.0.0.1:2"
     );
     assert!(!after.closed.is_cancelled());

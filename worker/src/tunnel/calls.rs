@@ -98,6 +98,7 @@ impl Calls {
     pub fn owns(&self, path: &str) -> bool {
         path == path::HEALTH
             || path == path::TUNNELS
+            || path == path::RELAY
             || path.starts_with(path::AGENT)
             || path
                 .strip_prefix(path::TUNNELS)
@@ -166,7 +167,7 @@ impl Calls {
                 session.drain();
             }),
             path::LEAVE => self.heard(&call, |session| self.registry.end(session)),
-            path::CONNECT => Err(TunnelError::Upgrade),
+            path::CONNECT | path::RELAY => Err(TunnelError::Upgrade),
             path::HEALTH => {
                 method(&call, "GET")?;
                 Ok(Reply::json(&json!({
@@ -269,6 +270,18 @@ impl Calls {
         self.registry.session(&id.unwrap_or_default())
     }
 
+    /// Whether the connection comes from another gateway of our coordinator's.
+    ///
+    /// # Errors
+    /// [`TunnelError::Gateway`].
+    pub fn another_gateway(&self, headers: &dyn HeaderLookup) -> Result<(), TunnelError> {
+        let shown = bearer(headers).unwrap_or_default();
+        match self.registry.admits_gateway(&shown) {
+            true => Ok(()),
+            false => Err(TunnelError::Gateway),
+        }
+    }
+
     fn operator(&self, client: IpAddr) -> Result<(), TunnelError> {
         let client = client.to_canonical();
         let networks = &self.registry.settings.operators;
@@ -288,8 +301,8 @@ impl Calls {
             .ok_or(TunnelError::Nothing)?;
         method(call, "POST")?;
         let lent = self.registry.tunnel(&id).ok_or(TunnelError::Nothing)?;
-        let token = lent.visitor_token();
-        let admission = visitor::admit(&id, token.as_ref(), call.headers, u64::MAX);
+        let visitors = lent.visitors();
+        let admission = visitor::admit(&id, visitors.as_ref(), call.headers, u64::MAX);
         if admission == visitor::Admission::Refused {
             self.operator(call.client)?;
         }

@@ -150,6 +150,18 @@ fn tunnel(lent: &Lent) -> Value {
             })
         })
         .collect();
+    let elsewhere = lent.elsewhere.load();
+    let gateways: Vec<Value> = elsewhere
+        .iter()
+        .map(|remote| {
+            json!({
+                "worker": remote.worker,
+                "url": remote.relay.as_ref().map(|relay| &relay.url),
+                "agent": remote.holding.agent,
+                "generation": remote.holding.generation,
+            })
+        })
+        .collect();
     let mut value = json!({
         "id": lent.id,
         "kind": lent.kind(),
@@ -157,8 +169,9 @@ fn tunnel(lent: &Lent) -> Value {
             Kind::Http => Some(format!("/t/{}/", lent.id)),
             Kind::Tcp => None,
         },
-        "online": holders.iter().any(|session| session.is_reachable()),
-        "visitor_token": lent.visitor_token().is_some(),
+        "online": holders.iter().any(|session| session.is_reachable()) || !elsewhere.is_empty(),
+        "gateways": gateways,
+        "visitor_token": lent.visitors().is_some(),
         "agents": agents,
         "agent": holders.first().map(|session| session.agent.clone()),
         "connected_since": holders.first().map(|session| unix(session.since)),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use patchbay_common::tunnel::mux::{MuxStream, OpenError};
+use patchbay_common::tunnel::mux::MuxStream;
 use patchbay_common::tunnel::{Kind, TunnelId};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::time::timeout;
@@ -47,13 +47,99 @@ pub enum OpenFailure {
     NoConnections,
 }
 
+/// A connection that may carry several requests, one after the other.
+#[derive(Debug)]
+pub struct Kept {
+    /// The connection.
+    pub stream: TunnelStream,
+    /// It has carried a request before, and the service may have ended it meanwhile.
+    pub reused: bool,
+    /// Whose it is to keep; nobody's where it is not a stream of an agent that is connected here.
+    home: Option<Arc<Session>>,
+}
+
+impl Kept {
+    /// The request is over, in order: another one may be sent.
+    pub fn rest(self, id: &TunnelId) {
+        if let (TunnelStream::Mux(stream), Some(session)) = (self.stream, self.home) {
+            session.rested.put(id, stream);
+        }
+    }
+}
+
 impl Registry {
-    /// Connects to the service behind a tunnel; where several agents hold it, to the next that
-    /// can. `patience` is for each of them.
+    /// As [`Registry::open`], for one request after the other; by a connection that has carried
+    /// some before where there is one, unless it is to be `fresh`.
+    ///
+    /// # Errors
+    /// As [`Registry::open`].
+    pub async fn open_kept(
+        &self,
+        id: &TunnelId,
+        patience: Duration,
+        fresh: bool,
+    ) -> Result<Kept, OpenFailure> {
+        let lent = self.tunnel(id).ok_or(OpenFailure::Unknown)?;
+        let next = lent.in_turn().find(|session| session.is_reachable());
+        if !fresh
+            && let Some(session) = &next
+            && let Some(stream) = session.rested.take(id)
+        {
+            return Ok(Kept {
+                stream: TunnelStream::Mux(stream),
+                reused: true,
+                home: next,
+            });
+        }
+        if let Some(session) = next
+            && let Ok(stream) = self.open_by(&session, id, lent.kind(), patience).await
+        {
+            return Ok(Kept {
+                stream,
+                reused: false,
+                home: Some(session),
+            });
+        }
+        // The others in their turn, and other gateways.
+        let stream = self.open(id, patience).await?;
+        Ok(Kept {
+            stream,
+            reused: false,
+            home: None,
+        })
+    }
+
+    /// Connects to the service behind a tunnel: by its agents that are connected here, and where
+    /// none of them can, by other gateways that know of some. `patience` is for each of them.
     ///
     /// # Errors
     /// Why the last of them could not.
     pub async fn open(
+        &self,
+        id: &TunnelId,
+        patience: Duration,
+    ) -> Result<TunnelStream, OpenFailure> {
+        let mut failure = match self.open_here(id, patience).await {
+            Ok(stream) => return Ok(stream),
+            Err(failure) => failure,
+        };
+        let elsewhere = self.tunnel(id).map(|lent| lent.elsewhere.load_full());
+        for remote in elsewhere.unwrap_or_default().iter() {
+            let Some(relay) = &remote.relay else { continue };
+            match timeout(patience, self.elsewhere.relays.open(relay, id)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(cause)) => failure = cause,
+                Err(_) => failure = OpenFailure::TimedOut,
+            }
+        }
+        Err(failure)
+    }
+
+    /// Connects by an agent that is connected here, beginning with whose turn it is.
+    ///
+    /// # Errors
+    /// Why the last of them could not.
+    pub(super) async fn open_here(
         &self,
         id: &TunnelId,
         patience: Duration,
@@ -94,10 +180,8 @@ impl Registry {
         };
         match timeout(patience, opener.open(id)).await {
             Ok(Ok(stream)) => Ok(TunnelStream::Mux(stream)),
-            Ok(Err(OpenError::Gone)) => Err(OpenFailure::NoAgent),
-            Ok(Err(OpenError::Unknown)) => Err(OpenFailure::NoAgent),
-            Ok(Err(OpenError::Unreachable(reason))) => Err(OpenFailure::Unreachable(reason)),
-            Ok(Err(OpenError::TimedOut)) | Err(_) => Err(OpenFailure::TimedOut),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(OpenFailure::TimedOut),
         }
     }
 }

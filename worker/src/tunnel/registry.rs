@@ -5,17 +5,18 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
-use patchbay_common::config::Secret;
 use patchbay_common::tunnel::{AgentId, Kind, Offer, TunnelId};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::TunnelError;
+use super::elsewhere::{Elsewhere, Remote, holder};
 use super::facts::{Account, RecentRequests};
 use super::session::Session;
 use super::settings::Settings;
 use super::tokens::Tokens;
+use super::visitor::VisitorKey;
 use crate::upstream::UpstreamSet;
 
 /// Between looks for sessions whose agents have gone.
@@ -37,6 +38,8 @@ pub struct Lent {
     /// Counts.
     pub account: Account,
     holders: ArcSwap<Vec<Arc<Session>>>,
+    /// Gateways that can reach its holders elsewhere, the latest grant first.
+    pub(super) elsewhere: ArcSwap<Vec<Arc<Remote>>>,
     turn: AtomicUsize,
 }
 
@@ -47,6 +50,7 @@ impl Lent {
             closed: CancellationToken::new(),
             account: Account::default(),
             holders: ArcSwap::default(),
+            elsewhere: ArcSwap::default(),
             turn: AtomicUsize::new(0),
             id,
         }
@@ -71,14 +75,26 @@ impl Lent {
         offers.iter().find(|offer| offer.id == self.id).cloned()
     }
 
-    /// What visitors have to show.
-    pub fn visitor_token(&self) -> Option<Secret> {
-        self.offer()?.visitor_token
+    /// What visitors are known by, if they have to show anything.
+    pub fn visitors(&self) -> Option<VisitorKey> {
+        if let Some(offer) = self.offer() {
+            return offer.visitor_token.as_ref().map(VisitorKey::of);
+        }
+        let elsewhere = self.elsewhere.load();
+        let told = elsewhere.first()?.holding.visitors.as_ref();
+        told.map(VisitorKey::read)
     }
 
     /// What it carries.
     pub fn kind(&self) -> Kind {
-        self.offer().map(|offer| offer.kind).unwrap_or_default()
+        let told = || self.elsewhere.load().first().map(|one| one.holding.kind);
+        let offer = self.offer().map(|offer| offer.kind);
+        offer.or_else(told).unwrap_or_default()
+    }
+
+    /// Whether nobody holds it, here or elsewhere.
+    pub(super) fn is_left(&self) -> bool {
+        self.holders.load().is_empty() && self.elsewhere.load().is_empty()
     }
 }
 
@@ -92,6 +108,10 @@ pub struct Registry {
     tokens: ArcSwap<Tokens>,
     sessions: DashMap<String, Arc<Session>>,
     tunnels: DashMap<TunnelId, Arc<Lent>>,
+    /// What is held at other gateways.
+    pub(super) elsewhere: Elsewhere,
+    /// Turns over when somebody has come or gone.
+    pub(super) changed: watch::Sender<u64>,
     /// Registrations come one at a time: two may want one name.
     registering: Mutex<()>,
 }
@@ -101,6 +121,8 @@ impl Registry {
     pub fn new(settings: Settings) -> Self {
         Self {
             tokens: ArcSwap::from_pointee(settings.tokens.clone()),
+            elsewhere: Elsewhere::new(&settings),
+            changed: watch::channel(0).0,
             settings,
             recent: RecentRequests::default(),
             sessions: DashMap::new(),
@@ -150,8 +172,10 @@ impl Registry {
         {
             return Err(TunnelError::Present(agent));
         }
+        let holder = holder(&agent, &token.name);
         for offer in &offers {
             self.may_hold(offer, earlier.as_ref())?;
+            self.may_hold_beside(offer, &holder)?;
         }
         if let Some(earlier) = &earlier {
             self.end(earlier);
@@ -165,6 +189,7 @@ impl Registry {
         for offer in &session.offers {
             self.hold(&offer.id, &session);
         }
+        self.changed.send_modify(|count| *count += 1);
         log::info!(
             "agent {} lends {} by token {}",
             session.agent,
@@ -194,9 +219,7 @@ impl Registry {
     }
 
     fn hold(&self, id: &TunnelId, session: &Arc<Session>) {
-        self.forget_some();
-        let lent = self.tunnels.entry(id.clone());
-        let lent = lent.or_insert_with(|| Arc::new(Lent::new(id.clone())));
+        let lent = self.known(id);
         lent.holders.rcu(|holders| {
             let mut holders = Vec::clone(holders);
             holders.push(Arc::clone(session));
@@ -204,11 +227,18 @@ impl Registry {
         });
     }
 
+    /// The tunnel of this name, known from now on.
+    pub(super) fn known(&self, id: &TunnelId) -> Arc<Lent> {
+        self.forget_some();
+        let lent = self.tunnels.entry(id.clone());
+        let lent = lent.or_insert_with(|| Arc::new(Lent::new(id.clone())));
+        Arc::clone(lent.value())
+    }
+
     /// Keeps the names nobody holds from growing without end.
     fn forget_some(&self) {
         if self.tunnels.len() >= MAX_REMEMBERED {
-            self.tunnels
-                .retain(|_, lent| !lent.holders.load().is_empty());
+            self.tunnels.retain(|_, lent| !lent.is_left());
         }
     }
 
@@ -227,6 +257,7 @@ impl Registry {
             }
         }
         session.end();
+        self.changed.send_modify(|count| *count += 1);
         log::info!("agent {} has left", session.agent);
     }
 
@@ -270,6 +301,7 @@ impl Registry {
         loop {
             ticks.tick().await;
             for session in self.sessions() {
+                session.rested.sweep();
                 let connected = session.opener().is_some() || session.queue.pulls() > 0;
                 if !connected && session.silence() > self.settings.session_ttl {
                     log::warn!("agent {} has been silent for too long", session.agent);

@@ -1,17 +1,19 @@
 //! One agent's session.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use patchbay_common::config::Secret;
 use patchbay_common::tunnel::mux::Opener;
-use patchbay_common::tunnel::{AgentId, Offer, Transport};
+use patchbay_common::tunnel::{AgentId, Offer, Transport, TunnelId};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::queue::Queue;
+use super::rested::Rested;
 use super::settings::Settings;
 use super::tokens::{Token, Tokens};
 
@@ -34,6 +36,8 @@ pub struct Session {
     /// Cancelled when it is over.
     pub over: CancellationToken,
     pub(super) queue: Queue,
+    /// Streams that wait for another request.
+    pub(super) rested: Rested,
     lines: Mutex<Option<Line>>,
     generation: AtomicU64,
     heard: Mutex<Instant>,
@@ -41,6 +45,8 @@ pub struct Session {
     /// It came by the multiplexed connection last: without that nobody is there.
     by_mux: AtomicBool,
     secret: Secret,
+    /// Generations of what it holds, where a coordinator has granted it.
+    grants: Mutex<HashMap<TunnelId, u64>>,
 }
 
 /// The multiplexed connection of a session.
@@ -68,13 +74,27 @@ impl Session {
             since: SystemTime::now(),
             over: CancellationToken::new(),
             queue: Queue::new(settings.queue, settings.response_timeout),
+            rested: Rested::default(),
             lines: Mutex::new(None),
             generation: AtomicU64::new(0),
             heard: Mutex::new(Instant::now()),
             draining: AtomicBool::new(false),
             by_mux: AtomicBool::new(false),
             secret: token.token.clone(),
+            grants: Mutex::default(),
         })
+    }
+
+    /// The generation of its hold on a tunnel; 0 if nobody has granted it.
+    pub(super) fn granted(&self, id: &TunnelId) -> u64 {
+        let grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
+        grants.get(id).copied().unwrap_or(0)
+    }
+
+    /// Its hold on a tunnel is granted.
+    pub(super) fn grant(&self, id: &TunnelId, generation: u64) {
+        let mut grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
+        grants.insert(id.clone(), generation);
     }
 
     /// The agent has said something.
@@ -170,6 +190,7 @@ impl Session {
     /// No new requests from now on.
     pub(super) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.rested.close();
     }
 
     /// Whether it takes no new requests.
@@ -181,5 +202,6 @@ impl Session {
     pub(super) fn end(&self) {
         self.over.cancel();
         self.queue.close();
+        self.rested.close();
     }
 }

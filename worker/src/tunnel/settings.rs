@@ -1,6 +1,7 @@
 //! `[tunnels]`: what the operator decides about tunnels.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -31,6 +32,8 @@ pub struct Section {
     max_sessions: usize,
     window: ByteSize,
     ping_interval: Seconds,
+    relay: Option<String>,
+    relay_ca: Option<PathBuf>,
     tcp: Vec<TcpPort>,
 }
 
@@ -56,6 +59,8 @@ impl Default for Section {
             max_sessions: 10_000,
             window: ByteSize(256 << 10),
             ping_interval: Seconds::from_secs(5),
+            relay: None,
+            relay_ca: None,
             tcp: Vec::new(),
         }
     }
@@ -82,6 +87,10 @@ pub struct Settings {
     pub max_sessions: usize,
     /// The multiplexed connection.
     pub mux: mux::Settings,
+    /// Base URL at which other gateways of the coordinator reach this one.
+    pub relay: Option<String>,
+    /// Certificates (PEM) to trust other gateways by, beside the system's.
+    pub relay_ca: Vec<u8>,
     /// Ports carried to tunnels.
     pub tcp: Vec<TcpPort>,
 }
@@ -100,6 +109,8 @@ impl Settings {
             response_timeout: section.response_timeout.0,
             max_sessions: 0,
             mux: mux::Settings::default(),
+            relay: None,
+            relay_ca: Vec::new(),
             tcp: Vec::new(),
         }
     }
@@ -164,6 +175,8 @@ impl Settings {
                 ping_patience: ping,
                 ..defaults
             },
+            relay: relay(loader, section.relay),
+            relay_ca: relay_ca(loader, section.relay_ca),
             tcp: section.tcp,
         })
     }
@@ -197,4 +210,34 @@ impl Settings {
             .saturating_add(self.max_body / 3)
             .saturating_add(256 << 10)
     }
+}
+
+fn relay(loader: &mut Loader, given: Option<String>) -> Option<String> {
+    let url = given?;
+    let parsed = url.parse::<http::Uri>().ok();
+    let is_base = parsed.is_some_and(|url| {
+        let scheme = url.scheme_str();
+        scheme.is_some_and(|scheme| ["http", "https"].contains(&scheme))
+            && url.host().is_some_and(|host| !host.is_empty())
+            && url.path() == "/"
+            && url.query().is_none()
+    });
+    if !is_base {
+        let problem = format!("`{url}` is not a base URL: write http://10.0.0.5:8080");
+        loader.mistake(Mistake::new("tunnels.relay", problem));
+    }
+    Some(url.trim_end_matches('/').to_owned())
+}
+
+fn relay_ca(loader: &mut Loader, file: Option<PathBuf>) -> Vec<u8> {
+    let Some(file) = file else { return Vec::new() };
+    let problem = match std::fs::read(&file) {
+        Ok(pem) => match reqwest::Certificate::from_pem_bundle(&pem) {
+            Ok(all) if !all.is_empty() => return pem,
+            _ => format!("{} holds no certificate (PEM)", file.display()),
+        },
+        Err(cause) => format!("{} cannot be read: {cause}", file.display()),
+    };
+    loader.mistake(Mistake::new("tunnels.relay_ca", problem));
+    Vec::new()
 }

@@ -2,10 +2,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use patchbay_common::config::Secret;
-use patchbay_common::tunnel::{Dispatch, Offer, Respond};
+use patchbay_common::id::WorkerId;
+use patchbay_common::tunnel::{
+    Claim, Dispatch, Holding, Holdings, Kind, Offer, Refused, RelayAddress, Respond, Settled,
+};
 use tokio::time::timeout;
 
 use super::queue::{AskError, Queue};
+use super::visitor::VisitorKey;
 use super::{Registry, Session, Settings, Token, Tokens, TunnelError};
 
 fn offers(text: &str) -> Vec<Offer> {
@@ -65,6 +69,56 @@ async fn a_name_has_one_holder_unless_it_is_shared() {
     register(&registry, "c", "secret", r#"["web"]"#)
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_name_held_at_another_gateway_is_taken() {
+    let registry = registry();
+    let (here, there) = (WorkerId::random(), WorkerId::random());
+    let token = Secret::new("sesame");
+    let holding = Holding {
+        tunnel: "web".parse().unwrap(),
+        agent: "all/mine".into(),
+        kind: Kind::Http,
+        shared: false,
+        visitors: Some(VisitorKey::of(&token).told()),
+        generation: 0,
+    };
+    let claim = Claim {
+        relay: Some(RelayAddress {
+            url: "http://10.0.0.1:8080".into(),
+            key: Secret::new("key"),
+        }),
+        tunnels: vec![holding],
+    };
+    let mut all = Holdings::default();
+    all.settle(there, "n", claim);
+    registry.learn(all.clone(), (here, "n"));
+    let web = registry.tunnel(&"web".parse().unwrap()).unwrap();
+    assert_eq!(web.visitors(), Some(VisitorKey::of(&token)));
+    let other = register(&registry, "other", "secret", r#"["web"]"#).await;
+    assert_eq!(other.unwrap_err(), TunnelError::Held(web.id.clone()));
+    let mine = register(&registry, "mine", "secret", r#"["web@sesame"]"#).await;
+    let mine = mine.unwrap();
+    // What we tell is granted, and told from then on with its generation.
+    let (settled, _) = all.settle(here, "n", registry.claim());
+    registry.settle(&settled);
+    assert_eq!(registry.claim().tunnels[0].generation, 2);
+    // A later grant to somebody else sends it away.
+    let refused = Refused {
+        tunnel: web.id.clone(),
+        agent: "all/mine".into(),
+        holder: "all/other".into(),
+        generation: 9,
+    };
+    registry.settle(&Settled {
+        refused: vec![refused],
+        ..Settled::default()
+    });
+    assert!(mine.over.is_cancelled());
+    assert!(registry.claim().tunnels.is_empty());
+    registry.learn(Holdings::default(), (here, "n"));
+    assert!(web.is_left());
 }
 
 #[tokio::test]

@@ -64,9 +64,42 @@ impl Admission {
     }
 }
 
-fn same(given: &[u8], token: &Secret) -> bool {
-    let known = Sha256::digest(token.expose().as_bytes());
-    Sha256::digest(given).ct_eq(&known).into()
+/// What a visitor token is known by: its digest. Other gateways are given no more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct VisitorKey([u8; 32]);
+
+impl VisitorKey {
+    /// Of a token.
+    pub fn of(token: &Secret) -> Self {
+        Self(Sha256::digest(token.expose().as_bytes()).into())
+    }
+
+    /// As other gateways are told.
+    pub fn told(&self) -> Secret {
+        Secret::new(URL_SAFE_NO_PAD.encode(self.0))
+    }
+
+    /// As another gateway has told; what is no key admits nobody.
+    pub fn read(told: &Secret) -> Self {
+        let bytes = URL_SAFE_NO_PAD.decode(told.expose()).unwrap_or_default();
+        let unknown = || Uuid::new_v4().into_bytes();
+        Self(bytes.try_into().unwrap_or_else(|_| {
+            let mut nobody = [0; 32];
+            nobody[..16].copy_from_slice(&unknown());
+            nobody[16..].copy_from_slice(&unknown());
+            nobody
+        }))
+    }
+}
+
+impl std::fmt::Debug for VisitorKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("VisitorKey")
+    }
+}
+
+fn same(given: &[u8], key: &VisitorKey) -> bool {
+    Sha256::digest(given).ct_eq(&key.0).into()
 }
 
 fn bearer(headers: &dyn HeaderLookup) -> Option<&[u8]> {
@@ -81,22 +114,22 @@ fn cookie_name(id: &TunnelId) -> String {
     format!("{COOKIE}{id}")
 }
 
-/// Signs by the visitor token itself: a new token makes every cookie worthless.
-fn seal(token: &Secret, id: &TunnelId, expires: u64) -> Option<String> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(token.expose().as_bytes()).ok()?;
+/// Signs by what comes of the visitor token: a new token makes every cookie worthless.
+fn seal(key: &VisitorKey, id: &TunnelId, expires: u64) -> Option<String> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(&key.0).ok()?;
     mac.update(format!("patchbay tunnel {id} until {expires}").as_bytes());
     let signature = URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes());
     Some(format!("{expires}.{signature}"))
 }
 
-fn is_sealed(cookie: &str, token: &Secret, id: &TunnelId, now: u64) -> bool {
+fn is_sealed(cookie: &str, key: &VisitorKey, id: &TunnelId, now: u64) -> bool {
     let expires = cookie
         .split_once('.')
         .and_then(|(text, _)| text.parse().ok());
     let Some(expires) = expires.filter(|expires| *expires > now) else {
         return false;
     };
-    seal(token, id, expires).is_some_and(|good| good.as_bytes().ct_eq(cookie.as_bytes()).into())
+    seal(key, id, expires).is_some_and(|good| good.as_bytes().ct_eq(cookie.as_bytes()).into())
 }
 
 fn each_cookie<'a>(headers: &'a dyn HeaderLookup, visit: &mut dyn FnMut(&'a str)) {
@@ -110,25 +143,25 @@ fn each_cookie<'a>(headers: &'a dyn HeaderLookup, visit: &mut dyn FnMut(&'a str)
 /// Whether a visitor may use the tunnel. `now` is in Unix seconds.
 pub fn admit(
     id: &TunnelId,
-    token: Option<&Secret>,
+    key: Option<&VisitorKey>,
     headers: &dyn HeaderLookup,
     now: u64,
 ) -> Admission {
-    let Some(token) = token else {
+    let Some(key) = key else {
         return Admission::Open;
     };
-    if headers.get(HEADER).is_some_and(|given| same(given, token)) {
+    if headers.get(HEADER).is_some_and(|given| same(given, key)) {
         return Admission::Header;
     }
-    if bearer(headers).is_some_and(|given| same(given, token)) {
+    if bearer(headers).is_some_and(|given| same(given, key)) {
         return Admission::Bearer;
     }
-    let (name, mut good) = (cookie_name(id), false);
+    let (wanted, mut good) = (cookie_name(id), false);
     each_cookie(headers, &mut |pair| {
-        if let Some((key, value)) = pair.split_once('=')
-            && key == name
+        if let Some((name, value)) = pair.split_once('=')
+            && name == wanted
         {
-            good |= is_sealed(value, token, id, now);
+            good |= is_sealed(value, key, id, now);
         }
     });
     if good {
@@ -183,7 +216,7 @@ impl Visitors {
     pub fn enter(
         &self,
         id: &TunnelId,
-        token: Option<&Secret>,
+        visitors: Option<&VisitorKey>,
         ticket: &str,
         (now, tls): (u64, bool),
     ) -> Option<String> {
@@ -193,7 +226,7 @@ impl Visitors {
         if of != *id || until <= Instant::now() {
             return None;
         }
-        let sealed = seal(token?, id, now + COOKIE_LIFETIME)?;
+        let sealed = seal(visitors?, id, now + COOKIE_LIFETIME)?;
         let secure = if tls { "; Secure" } else { "" };
         Some(format!(
             "{}={sealed}; Path=/t/{id}/; Max-Age={COOKIE_LIFETIME}; HttpOnly; SameSite=Lax{secure}",

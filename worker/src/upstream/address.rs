@@ -11,10 +11,10 @@ use std::sync::Arc;
 /// How long an answer of the resolver is believed.
 const REMEMBERED: Duration = Duration::from_secs(10);
 
-/// Where a host is found.
 /// What a host begins with that is lent by an agent.
-pub(super) const TUNNEL: &str = "tunnel://";
+pub const TUNNEL: &str = "tunnel://";
 
+/// Where a host is found.
 #[derive(Debug)]
 pub(super) enum Address {
     /// The host is an address.

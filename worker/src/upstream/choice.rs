@@ -77,15 +77,14 @@ impl Chooser {
         ask: &Ask<'_>,
         settings: &Settings,
     ) -> Chosen<'a> {
-        let limit = settings.max_outstanding;
         if let [only] = candidates {
-            return match (is_usable(only, ask), only.is_full(limit)) {
+            return match (is_usable(only, ask), only.is_full(settings, ask)) {
                 (true, false) => Chosen::One(only),
                 (true, true) => Chosen::AllFull,
                 (false, _) => Chosen::NoneInService,
             };
         }
-        let fits = |one: &&Candidate| is_usable(one, ask) && !one.is_full(limit);
+        let fits = |one: &&Candidate| is_usable(one, ask) && !one.is_full(settings, ask);
         let chosen = match self.policy {
             Policy::Weighted | Policy::Balanced => self.weighted(candidates, fits, settings),
             Policy::LeastOutstanding => self.less_loaded(candidates, fits, settings),

@@ -23,6 +23,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+pub use address::TUNNEL;
 pub use breaker::{Breaker, Outcome};
 pub use check::Check;
 pub use dial::{Link, dial, tunnel_refusal};

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use patchbay_common::circuit::Protocol;
@@ -24,6 +25,8 @@ pub struct PeerTemplate {
     idle: Duration,
     streams: usize,
     tunnels: Arc<Registry>,
+    /// Connections to tunnels so far.
+    lent: Arc<AtomicU64>,
 }
 
 impl PeerTemplate {
@@ -34,7 +37,22 @@ impl PeerTemplate {
             idle: timeouts.upstream_keepalive.0,
             streams: usize::try_from(http2.max_upstream_streams.get()).unwrap_or(usize::MAX),
             tunnels,
+            lent: Arc::default(),
         }
+    }
+
+    /// The same, keeping idle connections this long.
+    #[must_use]
+    pub fn keeping(mut self, idle: Duration) -> Self {
+        self.idle = idle;
+        self
+    }
+
+    /// The same, waiting this long for a connection.
+    #[must_use]
+    pub fn within(mut self, connect: Duration) -> Self {
+        self.connect = connect;
+        self
     }
 
     /// How Pingora reaches an upstream that speaks this protocol.
@@ -51,8 +69,12 @@ impl PeerTemplate {
             id: id.clone(),
             patience: self.connect,
         }));
-        // Pingora tells pooled connections apart by their descriptors, of which these have none.
+        // Never to be used again: Pingora tells pooled connections apart by their descriptors, of
+        // which these have none, and all tunnels have one address. Even an idle time of nothing
+        // leaves a moment in which another request would find the connection, so that each is of
+        // a kind of its own.
         peer.options.idle_timeout = Some(Duration::ZERO);
+        peer.group_key = self.lent.fetch_add(1, Ordering::Relaxed);
         Ok(peer)
     }
 

@@ -24,7 +24,7 @@ const STARTING: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Upstream {
     /// `host:port`, for logs.
-    pub label: String,
+    pub label: Arc<str>,
     /// What is known of it.
     pub health: Health,
     host: String,
@@ -35,6 +35,8 @@ pub struct Upstream {
     /// Whether the prober has it on its list.
     pub(super) on_agenda: AtomicBool,
     outstanding: AtomicUsize,
+    /// Those of them that have a connection for themselves, for as long as they like.
+    streams: AtomicUsize,
     breaker: Option<Arc<dyn Breaker>>,
     room: Arc<Room>,
 }
@@ -43,7 +45,7 @@ impl Upstream {
     fn new(backend: &Backend, room: &Arc<Room>) -> Self {
         let Backend { host, port, .. } = backend;
         Self {
-            label: format!("{host}:{port}"),
+            label: format!("{host}:{port}").into(),
             health: Health::default(),
             address: Address::new(host, *port),
             host: host.clone(),
@@ -52,6 +54,7 @@ impl Upstream {
             check: ArcSwapOption::empty(),
             on_agenda: AtomicBool::new(false),
             outstanding: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
             breaker: backend.breaker.clone(),
             room: Arc::clone(room),
         }
@@ -70,6 +73,11 @@ impl Upstream {
         self.address.tunnel()
     }
 
+    /// What it is told to be the host, where that is its own: its address, or its tunnel's name.
+    pub fn host_for_app(&self) -> &str {
+        self.tunnel().map_or(&self.label, TunnelId::as_str)
+    }
+
     /// Whether it is never put out of service: a tunnel by itself (port 0, which no kernel has) is
     /// there as soon as its agent is, and costs little to ask.
     pub(super) fn is_steady(&self) -> bool {
@@ -79,6 +87,12 @@ impl Upstream {
     /// Requests and streams under way.
     pub fn outstanding(&self) -> usize {
         self.outstanding.load(Ordering::Relaxed)
+    }
+
+    /// Connections that carry requests; a stream has left them.
+    fn connections(&self) -> usize {
+        let streams = self.streams.load(Ordering::Relaxed);
+        self.outstanding().saturating_sub(streams)
     }
 
     /// Tells its breaker how a request went.
@@ -166,10 +180,25 @@ pub struct Picked {
     pub session: SessionId,
     /// Why it was this one.
     pub why: &'static str,
+    streams: bool,
+}
+
+impl Picked {
+    /// It has become a stream that may last: its connection is not one of those that requests
+    /// wait for.
+    pub fn streams(&mut self) {
+        if !std::mem::replace(&mut self.streams, true) {
+            self.upstream.streams.fetch_add(1, Ordering::Relaxed);
+            self.upstream.room.freed();
+        }
+    }
 }
 
 impl Drop for Picked {
     fn drop(&mut self) {
+        if self.streams {
+            self.upstream.streams.fetch_sub(1, Ordering::Relaxed);
+        }
         self.upstream.outstanding.fetch_sub(1, Ordering::Relaxed);
         self.upstream.room.freed();
     }
@@ -184,6 +213,8 @@ pub struct Ask<'a> {
     pub key: &'a [u8],
     /// The one to be taken if it can be, whatever the policy says (sticky sessions).
     pub prefer: Option<&'a Arc<Upstream>>,
+    /// It will be a stream ([`Picked::streams`]).
+    pub streams: bool,
 }
 
 /// Why there is no upstream for a request.
@@ -323,8 +354,7 @@ impl UpstreamSet {
                 Chosen::AllFull => return Err(NotNow::Full),
                 Chosen::NoneInService => return Err(NotNow::NoneInService),
             };
-            if let Some(picked) =
-                candidate.hold(self.settings.max_outstanding, self.chooser.reason())
+            if let Some(picked) = candidate.hold(&self.settings, ask.streams, self.chooser.reason())
             {
                 if ask.tried.is_empty() && self.candidates.len() > 1 {
                     self.budget.deposit(self.settings.retry_ratio);
@@ -339,7 +369,7 @@ impl UpstreamSet {
         let wanted = ask.prefer?;
         let mut candidates = self.candidates.iter();
         let found = candidates.find(|one| Arc::ptr_eq(&one.upstream, wanted))?;
-        let full = found.is_full(self.settings.max_outstanding);
+        let full = found.is_full(&self.settings, ask);
         (is_usable(found, ask) && !full).then_some(found)
     }
 
@@ -379,7 +409,7 @@ impl UpstreamSet {
             RouteState {
                 route: candidate.route,
                 session: candidate.session,
-                address: candidate.upstream.label.clone(),
+                address: candidate.upstream.label.to_string(),
                 healthy: health.is_up(),
                 since: health.since(),
                 last_fault: health.last_fault(),
@@ -397,16 +427,23 @@ enum NotNow {
 }
 
 impl Candidate {
-    /// Counts a request in, unless the upstream has `limit` of them.
-    fn hold(&self, limit: usize, why: &'static str) -> Option<Picked> {
-        let before = self.upstream.outstanding.fetch_add(1, Ordering::Relaxed);
-        let picked = Picked {
-            upstream: Arc::clone(&self.upstream),
+    /// Counts a request in, unless the upstream has as many as it may.
+    fn hold(&self, settings: &Settings, streams: bool, why: &'static str) -> Option<Picked> {
+        let upstream = Arc::clone(&self.upstream);
+        let limit = settings.max_connections;
+        let busy = limit != 0 && !streams && upstream.connections() >= limit;
+        let before = upstream.outstanding.fetch_add(1, Ordering::Relaxed);
+        let mut picked = Picked {
+            upstream,
             session: self.session,
             why,
+            streams: false,
         };
-        if limit != 0 && before >= limit {
+        if busy || settings.max_outstanding != 0 && before >= settings.max_outstanding {
             return None;
+        }
+        if streams {
+            picked.streams();
         }
         if let Some(breaker) = &self.upstream.breaker {
             breaker.began();
@@ -414,8 +451,10 @@ impl Candidate {
         Some(picked)
     }
 
-    /// Whether it takes no more.
-    pub(super) fn is_full(&self, limit: usize) -> bool {
-        limit != 0 && self.upstream.outstanding() >= limit
+    /// Whether it takes no more of this kind.
+    pub(super) fn is_full(&self, settings: &Settings, ask: &Ask<'_>) -> bool {
+        let (all, connections) = (settings.max_outstanding, settings.max_connections);
+        all != 0 && self.upstream.outstanding() >= all
+            || connections != 0 && !ask.streams && self.upstream.connections() >= connections
     }
 }

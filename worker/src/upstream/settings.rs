@@ -38,6 +38,9 @@ pub struct Settings {
     pub tcp_check_interval: Duration,
     /// Most requests and streams under way at one upstream; 0 means no limit.
     pub max_outstanding: usize,
+    /// Most connections that carry requests at one upstream, upgrades and event streams not
+    /// counted; 0 means no limit.
+    pub max_connections: usize,
     /// Most requests that wait, for one circuit, for an upstream with room.
     pub queue_length: usize,
     /// How long one of them waits.
@@ -57,6 +60,7 @@ impl Default for Settings {
             tcp_check_interval: Duration::ZERO,
             // One worker has about 28,000 local ports towards one address.
             max_outstanding: 20_000,
+            max_connections: 0,
             queue_length: 1_000,
             queue_timeout: Duration::from_secs(10),
             retry_ratio: 0.2,

@@ -5,33 +5,52 @@ use std::sync::Arc;
 
 use patchbay_common::config::{Loader, Mistake};
 use patchbay_listen::{ListenError, bind, tls};
+use tokio::sync::watch;
 
 use super::Traffic;
 use crate::conduct::Entrance;
-use crate::config::Config;
+use crate::config::{Config, RedisSettings};
+use crate::frontend::Carry;
 use crate::gateway::Gateway;
+use crate::gateway::chain::Ledger;
 use crate::gateway::config::GatewayConfig;
 use crate::handover::Listeners;
 use crate::metrics::Metrics;
 use crate::proxy::Engine;
 use crate::setup::Tickets;
-use crate::sync::Link;
+use crate::sync::{Link, RedisLedger, Services};
 use crate::upstream::Prober;
 
 /// The gateway and what its listeners need.
 pub(super) struct Room {
     pub(super) gateway: Arc<Gateway>,
     pub(super) tls: Option<Arc<tls::Live>>,
+    /// Where limits are shared.
+    pub(super) ledger: Option<Arc<RedisLedger>>,
 }
 
 impl Room {
-    pub(super) fn new(config: &GatewayConfig, prober: &Arc<Prober>) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        config: &GatewayConfig,
+        redis: Option<&RedisSettings>,
+        prober: &Arc<Prober>,
+    ) -> anyhow::Result<Self> {
         let tls = config.tls.clone().map(tls::Live::load).transpose();
         let tls = tls?.map(Arc::new);
+        let ledger = redis.map(RedisLedger::new);
+        let shared = ledger.clone().map(|ledger| ledger as Arc<dyn Ledger>);
         Ok(Self {
-            gateway: Gateway::new(config, Arc::clone(prober)),
+            gateway: Gateway::new(config, Arc::clone(prober), shared),
             tls,
+            ledger,
         })
+    }
+
+    /// Keeps what the gateway shares with other workers within reach.
+    pub(super) async fn run(&self) {
+        if let Some(ledger) = &self.ledger {
+            ledger.run().await;
+        }
     }
 
     /// Reads the certificate anew.
@@ -51,6 +70,28 @@ pub(super) fn examine(config: &GatewayConfig, loader: &mut Loader) {
         // Port 0: the check must not mind a worker that is running.
         if let Err(error) = bind(SocketAddr::new(address.ip(), 0)) {
             loader.mistake(Mistake::new("gateway.bind", error));
+        }
+    }
+}
+
+/// Keeps the gateway's services as the coordinator says, for as long as the process lives.
+pub(super) async fn follow(room: Option<&Room>, services: Option<watch::Receiver<Services>>) {
+    let (Some(room), Some(mut services)) = (room, services) else {
+        return;
+    };
+    let mut known = None;
+    loop {
+        let list = Arc::clone(&services.borrow_and_update().list);
+        // The generation may have moved alone.
+        if !known
+            .as_ref()
+            .is_some_and(|known| Arc::ptr_eq(known, &list))
+        {
+            room.gateway.told(Arc::clone(&list));
+            known = Some(list);
+        }
+        if services.changed().await.is_err() {
+            return;
         }
     }
 }
@@ -77,13 +118,30 @@ impl Traffic {
         };
         let entrance = Entrance::Gateway(Arc::clone(&room.gateway));
         let conduct = self.conduct(entrance, link, metrics, tickets);
-        let limits = &self.rooms.config.http2;
-        let proxy = Arc::new(Engine::new(&self.conf, self.proxy(conduct), limits));
-        let app = self.guarding(Arc::clone(&proxy));
-        let carrier = self.carrier_of(app, room.tls.clone(), tls::Purpose::Traffic);
-        let acceptor = self.acceptor(carrier, &self.rooms.gate);
+        let config = &self.rooms.config;
+        let mut proxy = self.proxy(Arc::clone(&conduct));
+        if let Some(gateway) = &config.gateway {
+            proxy.peers = proxy.peers.keeping(gateway.pool_idle.0);
+        }
+        let proxy = Arc::new(Engine::new(&self.conf, proxy, &config.http2));
         let (routes, services) = room.gateway.size();
         log::info!("the gateway is ready: {routes} routes to {services} services");
+        let (tls, purpose) = (room.tls.clone(), tls::Purpose::Traffic);
+        if config.server.fast_lane {
+            let carrier = self.carrier_of(self.lane(conduct, &proxy), tls, purpose);
+            self.accept_all(sockets, carrier).await;
+        } else {
+            let carrier = self.carrier_of(self.guarding(Arc::clone(&proxy)), tls, purpose);
+            self.accept_all(sockets, carrier).await;
+        }
+        self.rooms.drain.idle_may_end().await;
+        // Idle connections are told now; the others after their request.
+        pingora_core::apps::HttpServerApp::http_cleanup(&*proxy).await;
+    }
+
+    /// Accepts on all of the gateway's sockets until the process stops.
+    async fn accept_all<C: Carry>(&self, sockets: Vec<TcpListener>, carrier: C) {
+        let acceptor = self.acceptor(carrier, &self.rooms.gate);
         let loops = sockets
             .into_iter()
             .map(|socket| acceptor.clone().run(socket));
@@ -92,8 +150,5 @@ impl Traffic {
                 log::error!("the gateway does not listen: {error}");
             }
         }
-        self.rooms.drain.idle_may_end().await;
-        // Idle connections are told now; the others after their request.
-        pingora_core::apps::HttpServerApp::http_cleanup(&*proxy).await;
     }
 }

@@ -13,7 +13,7 @@ use pingora_core::services::background::BackgroundService;
 
 use super::{API_CONNECTIONS, Rooms, Sockets, TrafficSockets, UPSTREAM_POOL};
 use crate::admin::Admin;
-use crate::conduct::{Conduct, Entrance};
+use crate::conduct::{Conduct, Entrance, Sampling, StreamHabits};
 use crate::frontend::{Acceptor, Carry, ConnectionGate, Guarding, HttpCarrier, Speak, TcpCarrier};
 use crate::lane::Lane;
 use crate::metrics::Metrics;
@@ -46,6 +46,7 @@ impl BackgroundService for Traffic {
         let metrics = match Metrics::new(&rooms.table, &link, &rooms.gate, self.tls.clone()) {
             Ok(metrics) => {
                 let gateway = rooms.gateway.as_ref();
+                let metrics = metrics.by_remote(config.metrics.remote_label);
                 Arc::new(metrics.with_gateway(gateway.map(|room| Arc::clone(&room.gateway))))
             }
             Err(error) => {
@@ -79,9 +80,7 @@ impl BackgroundService for Traffic {
                 let proxy = Arc::new(Engine::new(&self.conf, proxy, &config.http2));
                 let (tls, purpose) = (self.tls.clone(), tls::Purpose::Traffic);
                 if config.server.fast_lane && speaks_http1(config.protocol) {
-                    let other = Arc::clone(&proxy);
-                    let lane = Lane::new(conduct, other, &config.timeouts, UPSTREAM_POOL);
-                    let carrier = self.carrier_of(Arc::new(lane), tls, purpose);
+                    let carrier = self.carrier_of(self.lane(conduct, &proxy), tls, purpose);
                     self.serve(sockets.traffic, carrier).await;
                 } else {
                     let app = self.guarding(Arc::clone(&proxy));
@@ -153,8 +152,13 @@ impl Traffic {
         tls: Option<Arc<tls::Live>>,
         purpose: tls::Purpose,
     ) -> HttpCarrier<A> {
-        let patience = self.rooms.config.timeouts.request_head.0;
-        HttpCarrier::new(app, tls, purpose, patience, self.trusted())
+        HttpCarrier::new(app, tls, purpose, self.trusted())
+    }
+
+    /// The fast lane beside an engine.
+    pub(super) fn lane(&self, conduct: Arc<Conduct>, other: &Arc<Engine>) -> Arc<Lane> {
+        let other = Arc::clone(other);
+        Arc::new(Lane::new(conduct, other, &self.rooms.config, UPSTREAM_POOL))
     }
 
     pub(super) fn proxy(&self, conduct: Arc<Conduct>) -> Proxy {
@@ -190,10 +194,19 @@ impl Traffic {
             activity: Arc::clone(link.activity()),
             metrics: Arc::clone(metrics),
             access_log: Arc::clone(&rooms.access_log),
+            sampling: Sampling::new(
+                rooms.config.server.access_log_every.get().into(),
+                rooms.config.server.slow_request.0,
+            ),
             drain: rooms.drain.clone(),
             tunnels,
             explain: Arc::clone(&rooms.explain),
             limits: rooms.config.limits.clone(),
+            timeouts: rooms.config.timeouts.clone(),
+            stream_habits: StreamHabits {
+                log_messages: rooms.config.server.websocket_messages,
+                data_is_use: rooms.config.sync.data_is_use,
+            },
         })
     }
 
@@ -217,6 +230,8 @@ impl Traffic {
             metrics: Arc::clone(metrics),
             access_log: Arc::clone(&rooms.access_log),
             drain: rooms.drain.clone(),
+            timeouts: rooms.config.timeouts.clone(),
+            data_is_use: rooms.config.sync.data_is_use,
             trusted: self.trusted(),
             announce: rooms.config.proxy_protocol.upstream,
         }

@@ -6,17 +6,31 @@ use std::sync::Arc;
 use patchbay_common::tunnel::TunnelId;
 use patchbay_listen::ListenError;
 
-use super::Traffic;
+use super::{Rooms, Traffic};
 use crate::conduct::Entrance;
 use crate::config::Config;
 use crate::frontend::TunnelCarrier;
 use crate::handover::Listeners;
 use crate::metrics::Metrics;
+use crate::sync::{Link, TunnelTeller};
 use crate::tunnel::{Calls, Registry, Settings};
 
 pub(super) fn registry(config: &Config) -> Arc<Registry> {
     let settings = config.tunnels.clone();
     Arc::new(Registry::new(settings.unwrap_or_else(Settings::closed)))
+}
+
+/// What keeps several gateways of one coordinator together.
+pub(super) fn teller(rooms: &Rooms, link: &Link) -> Option<TunnelTeller> {
+    let config = &rooms.config;
+    let several = config.tunnels.is_some() && config.has_circuits;
+    several.then(|| TunnelTeller {
+        coordinator: link.coordinator().clone(),
+        registry: Arc::clone(&rooms.tunnels),
+        node: config.node_id.clone(),
+        status: link.watch(),
+        drain: rooms.drain.clone(),
+    })
 }
 
 pub(super) fn bind_all(

@@ -10,11 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::keep_alive::{Asked, asking, watch_over};
 use super::stream::to_io;
-use super::{CONNECTION_WINDOW, FRAME, MuxStream, REASON, SEND_BUFFER, Settings};
-
-/// Streams that were reset before we looked at them. A visitor that goes away resets its stream;
-/// many may do so at once.
-const RESET_STREAMS: usize = 1_024;
+use super::{CONNECTION_WINDOW, FRAME, MuxStream, REASON, RESET_STREAMS, SEND_BUFFER, Settings};
 
 /// The connection itself; nothing moves unless [`AgentEnd::run`] is polled.
 pub struct AgentEnd<T> {
@@ -44,6 +40,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AgentEnd<T> {
             .max_concurrent_streams(settings.streams)
             .max_concurrent_reset_streams(RESET_STREAMS)
             .max_pending_accept_reset_streams(RESET_STREAMS)
+            .max_local_error_reset_streams(None)
             .handshake(io)
             .await
             .map_err(to_io)?;
@@ -110,6 +107,11 @@ impl Call {
     /// The service did not take the connection in time.
     pub fn timed_out(self) {
         self.refuse(StatusCode::GATEWAY_TIMEOUT, "");
+    }
+
+    /// There is as much to do as there may be.
+    pub fn busy(self) {
+        self.refuse(StatusCode::SERVICE_UNAVAILABLE, "");
     }
 
     /// The service cannot be reached.

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::keep_alive::{Asked, Asker, asking, watch_over};
 use super::stream::to_io;
-use super::{CONNECTION_WINDOW, FRAME, MuxStream, REASON, SEND_BUFFER, Settings};
+use super::{CONNECTION_WINDOW, FRAME, MuxStream, REASON, RESET_STREAMS, SEND_BUFFER, Settings};
 use crate::tunnel::TunnelId;
 
 /// The connection itself; nothing moves unless [`GatewayEnd::run`] is polled.
@@ -41,6 +41,9 @@ pub enum OpenError {
     /// The service did not take the connection in time.
     #[error("the service did not take the connection in time")]
     TimedOut,
+    /// Who lends it has as much to do as it may.
+    #[error("the agent is busy")]
+    Busy,
     /// The service could not be reached.
     #[error("the agent cannot reach the service: {0}")]
     Unreachable(String),
@@ -58,6 +61,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> GatewayEnd<T> {
             .max_frame_size(FRAME)
             .max_send_buffer_size(SEND_BUFFER)
             .enable_push(false)
+            .max_concurrent_reset_streams(RESET_STREAMS)
+            // Counted over the whole life of a connection: what still arrives for streams that
+            // visitors have left would end an agent's connection one day.
+            .max_local_error_reset_streams(None)
             .handshake(io)
             .await
             .map_err(to_io)?;
@@ -104,6 +111,7 @@ impl Opener {
             StatusCode::OK => Ok(MuxStream::new(send, answer.into_body())),
             StatusCode::NOT_FOUND => Err(OpenError::Unknown),
             StatusCode::GATEWAY_TIMEOUT => Err(OpenError::TimedOut),
+            StatusCode::SERVICE_UNAVAILABLE => Err(OpenError::Busy),
             _ => {
                 let reason = answer.headers().get(REASON);
                 let reason = reason.map(|value| String::from_utf8_lossy(value.as_bytes()));

@@ -51,5 +51,8 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 const FRAME: u32 = 32 << 10;
 /// Bytes of one stream kept for sending.
 const SEND_BUFFER: usize = 64 << 10;
+/// Streams remembered that were reset a moment ago, so that what still arrives for them is passed
+/// over. A visitor that goes away resets its stream; many may do so at once.
+const RESET_STREAMS: usize = 1_024;
 /// Header that says why a stream was refused.
 const REASON: &str = "patchbay-reason";

@@ -38,6 +38,16 @@ impl MuxStream {
         }
     }
 
+    /// Whether nothing has come that was not read, the end included. A stream that has carried an
+    /// exchange to its end can carry another one if so.
+    pub fn is_idle(&mut self) -> bool {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        !self.finished
+            && !self.ended
+            && self.chunk.is_empty()
+            && self.receive.poll_data(&mut cx).is_pending()
+    }
+
     /// Why nothing can be written any more.
     fn broken(&mut self, cx: &mut Context<'_>) -> io::Error {
         match self.send.poll_reset(cx) {

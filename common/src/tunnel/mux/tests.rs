@@ -98,6 +98,24 @@ async fn a_slow_reader_holds_up_nobody_else_and_is_bounded() {
 }
 
 #[tokio::test]
+async fn visitors_that_leave_in_the_middle_cost_the_connection_nothing() {
+    let (opener, _) = pair(Settings::default()).await;
+    for _ in 0..40 {
+        let leaving = (0..100).map(|_| {
+            let opener = opener.clone();
+            tokio::spawn(async move {
+                let mut stream = open(&opener, "talk").await.unwrap();
+                stream.read_exact(&mut [0; 1_000]).await.unwrap();
+            })
+        });
+        for one in leaving.collect::<Vec<_>>() {
+            one.await.unwrap();
+        }
+    }
+    echoes(&opener, "still there").await;
+}
+
+#[tokio::test]
 async fn a_broken_connection_ends_its_streams() {
     let (opener, end) = pair(Settings::default()).await;
     let mut stream = open(&opener, "echo").await.unwrap();

@@ -6,3 +6,5 @@
 pub(crate) mod bulk;
 mod read;
 pub(crate) mod single;
+
+pub(crate) use single::moment;

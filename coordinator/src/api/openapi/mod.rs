@@ -6,9 +6,12 @@
 //! tests hold them against what is really answered. `docs/openapi.json` is this document, kept so
 //! that a change of the API is seen in review. This room refuses to serve anything else.
 
+mod grants;
 mod operation;
 mod operations;
 mod schemas;
+mod services;
+mod tunnels;
 
 #[cfg(test)]
 mod tests;

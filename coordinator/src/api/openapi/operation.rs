@@ -123,6 +123,26 @@ impl Operation {
     }
 }
 
+/// What reads.
+pub(super) const fn get(
+    path: &'static str,
+    tag: &'static str,
+    answer: Answer,
+    summary: &'static str,
+) -> Operation {
+    Operation::new("get", path, tag, answer, summary)
+}
+
+/// What is sent.
+pub(super) const fn post(
+    path: &'static str,
+    tag: &'static str,
+    answer: Answer,
+    summary: &'static str,
+) -> Operation {
+    Operation::new("post", path, tag, answer, summary)
+}
+
 /// The path whose segments are passed on as they are.
 pub(super) const ADD: &str = "/v2/proxy/{token}/{session}/add";
 
@@ -130,6 +150,8 @@ pub(super) const ADD: &str = "/v2/proxy/{token}/{session}/add";
 pub(super) fn segment(path: &str) -> Value {
     if path == ADD {
         json!({"type": "string", "minLength": 1})
+    } else if path.starts_with("/api/services/") {
+        json!({"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"})
     } else {
         json!({"type": "string", "format": "uuid"})
     }
@@ -142,7 +164,7 @@ pub(super) fn reason(status: u16) -> &'static str {
         401 => "no credential, or not the right one",
         403 => "not for this caller",
         404 => "there is no such thing",
-        409 => "the slot belongs to another circuit",
+        409 => "the slot belongs to another circuit, the route to another service",
         503 => "no worker is available, or it does not respond",
         _ => "refused",
     }

@@ -1,6 +1,7 @@
 //! The table of operations: what each method of each path is for, asks for and answers.
 
-use super::operation::{ADD, Access, Answer, Operation, Parameter, may, must};
+use super::operation::{ADD, Access, Answer, Operation, Parameter, get, may, must, post};
+use super::services::SERVICE_CALLS;
 
 /// What an opener may say about the app.
 const OPENING: &[Parameter] = &[
@@ -22,15 +23,6 @@ const OPENING: &[Parameter] = &[
     may("subdomain", "text", "this subdomain, if it is free"),
 ];
 const ADDING: &[Parameter] = OPENING.split_at(2).1;
-
-const fn get(
-    path: &'static str,
-    tag: &'static str,
-    answer: Answer,
-    summary: &'static str,
-) -> Operation {
-    Operation::new("get", path, tag, answer, summary)
-}
 
 const DONE: Answer = Answer::Json("Success");
 const SYSTEM: &str = "system";
@@ -171,22 +163,27 @@ const WORKER_CALLS: &[Operation] = &[
         "A worker's changes as they happen",
     )
     .refusals(&[503]),
-    Operation::new(
-        "post",
+    post(
         "/api/worker/{id}/acknowledgements",
         WORKERS,
         DONE,
         "The worker serves everything up to a generation",
     )
     .body("Acknowledgement"),
-    Operation::new(
-        "post",
+    post(
         "/api/worker/{id}/route-health",
         WORKERS,
         DONE,
         "What a node (X-Patchbay-Node) says of its routes, in place of what it said before",
     )
     .body("RouteReport"),
+    post(
+        "/api/worker/{id}/uses",
+        WORKERS,
+        DONE,
+        "What a node (X-Patchbay-Node) without Redis tells of how circuits were used",
+    )
+    .body("UseReport"),
     get(
         "/v1/api/worker",
         WORKERS,
@@ -272,8 +269,7 @@ const CIRCUIT_CALLS: &[Operation] = &[
 ];
 
 const OPENING_CALLS: &[Operation] = &[
-    Operation::new(
-        "post",
+    post(
         "/v2/conf",
         OPENERS,
         Answer::Json("Token"),
@@ -290,8 +286,7 @@ const OPENING_CALLS: &[Operation] = &[
     .access(Access::Open)
     .query(OPENING)
     .refusals(&[401, 404, 409, 503]),
-    Operation::new(
-        "post",
+    post(
         "/v2/proxy/auth",
         OPENERS,
         Answer::Lead,
@@ -301,8 +296,7 @@ const OPENING_CALLS: &[Operation] = &[
     .access(Access::Open)
     .body("Opening")
     .refusals(&[401, 404, 409, 503]),
-    Operation::new(
-        "post",
+    post(
         "/api/v1/route",
         OPENERS,
         Answer::Json("Hosting"),
@@ -340,8 +334,7 @@ const OPENING_CALLS: &[Operation] = &[
 ];
 
 const ENDPOINT_CALLS: &[Operation] = &[
-    Operation::new(
-        "post",
+    post(
         "/v2/endpoints/bulk",
         ENDPOINTS,
         Answer::Json("EndpointsOpened"),
@@ -357,32 +350,28 @@ const ENDPOINT_CALLS: &[Operation] = &[
         "Forget endpoints and close their circuits",
     )
     .body("EndpointIds"),
-    Operation::new(
-        "post",
+    post(
         "/v2/endpoints/bulk/routes",
         ENDPOINTS,
         Answer::Json("EndpointOutcomes"),
         "Give endpoints these routes and no others",
     )
     .body("EndpointRoutes"),
-    Operation::new(
-        "post",
+    post(
         "/v2/endpoints/bulk/routes/register",
         ENDPOINTS,
         Answer::Json("RoutesRegistered"),
         "Add routes",
     )
     .body("EndpointRoutes"),
-    Operation::new(
-        "post",
+    post(
         "/v2/endpoints/bulk/routes/unregister",
         ENDPOINTS,
         Answer::Json("RoutesUnregistered"),
         "Drop routes",
     )
     .body("EndpointRouteIds"),
-    Operation::new(
-        "post",
+    post(
         "/v2/endpoints/{id}",
         ENDPOINTS,
         Answer::Json("EndpointOpened"),
@@ -405,8 +394,7 @@ const ENDPOINT_CALLS: &[Operation] = &[
         "How an endpoint's routes are probed",
     )
     .body("HealthCheckSetting"),
-    Operation::new(
-        "post",
+    post(
         "/v2/endpoints/{id}/token",
         ENDPOINTS,
         Answer::Json("EndpointToken"),
@@ -422,8 +410,7 @@ const OWN_CALLS: &[Operation] = &[
         Answer::Json("FleetList"),
         "All workers, without their slots",
     ),
-    Operation::new(
-        "post",
+    post(
         "/workers/register",
         OWN,
         Answer::Json("Joined"),
@@ -437,8 +424,7 @@ const OWN_CALLS: &[Operation] = &[
         DONE,
         "The worker, or the node that X-Patchbay-Node names, leaves",
     ),
-    Operation::new(
-        "post",
+    post(
         "/routes",
         OWN,
         Answer::Json("Mapping"),
@@ -488,9 +474,12 @@ pub(super) fn all() -> impl Iterator<Item = &'static Operation> {
         HEALTH_CALLS,
         WORKER_CALLS,
         CIRCUIT_CALLS,
+        super::grants::CALLS,
         OPENING_CALLS,
         ENDPOINT_CALLS,
         OWN_CALLS,
+        SERVICE_CALLS,
+        super::tunnels::CALLS,
     ]
     .into_iter()
     .flatten()

@@ -32,7 +32,7 @@ pub(super) fn word(kind: &str) -> Value {
         }),
         "action" => json!({
             "type": "string",
-            "enum": ["opened", "closed", "moved", "rerouted"],
+            "enum": ["opened", "closed", "moved", "rerouted", "revoked"],
         }),
         "state" => json!({
             "type": "string",
@@ -146,7 +146,7 @@ const OBJECTS: &[(&str, &str)] = &[
          wildcard_domain: text?\nwildcard_traffic_port: port?\nfiltered_apps_only: flag
          traefik_last_used_marker_path: text?\naccepted_traffics: mode[]\nid: uuid
          created_at: time\nupdated_at: time\navailable_slots: int\noccupied_slots: int
-         nodes: int\nslots: Slot[]\ngeneration?: count",
+         nodes: int\nslots: Slot[]\ngeneration?: count\nservices_generation?: count",
     ),
     ("Workers", "workers: Worker[]"),
     (
@@ -326,6 +326,11 @@ const OBJECTS: &[(&str, &str)] = &[
         "node: text\nstatus: state\nsince: time?\nlast_error: text?\nreported_at: time",
     ),
     ("RouteReport", "circuits: CircuitReport[]\ntruncated?: flag"),
+    ("UseReport", "circuits: CircuitUse[]\ncomplete?: flag"),
+    (
+        "CircuitUse",
+        "circuit: uuid\nlast: time\nrequests?: count",
+    ),
     (
         "CircuitReport",
         "circuit: uuid\nroutes: count\ndown: DownRoute[]",
@@ -333,6 +338,33 @@ const OBJECTS: &[(&str, &str)] = &[
     (
         "DownRoute",
         "route?: uuid?\nsession: uuid\naddress: text\nsince: time\nerror?: text?",
+    ),
+    (
+        "TunnelClaim",
+        "relay: RelayAddress?\ntunnels: TunnelHolding[]",
+    ),
+    ("RelayAddress", "url: text\nkey: text"),
+    (
+        "TunnelHolding",
+        "tunnel: text\nagent: text\nkind: text\nshared?: flag\nvisitors?: text?
+         generation?: count",
+    ),
+    (
+        "TunnelsSettled",
+        "granted: TunnelHolding[]\nrefused: TunnelRefused[]",
+    ),
+    (
+        "TunnelRefused",
+        "tunnel: text\nagent: text\nholder: text\ngeneration: count",
+    ),
+    (
+        "TunnelHoldings",
+        "generation: count\ngateways: TunnelGateway[]",
+    ),
+    (
+        "TunnelGateway",
+        "worker: uuid\nnode: text\ngeneration: count\nrelay: RelayAddress?
+         tunnels: TunnelHolding[]",
     ),
     ("AuditPage", "entries: AuditEntry[]\nnext: text?"),
     (
@@ -343,6 +375,26 @@ const OBJECTS: &[(&str, &str)] = &[
          request_id: text?",
     ),
     ("EndpointToken", "token: text"),
+    (
+        "Revocation",
+        "jti?: text?\ntoken?: text?\nall?: flag?\nexpires?: time?",
+    ),
+    ("Revocations", "up_to: count?\nnames: object"),
+    ("Services", "services: Service[]\ngeneration: count"),
+    (
+        "Service",
+        "name: text\norigin: text\ngeneration: count\nupdated_at: time
+         definition: ServiceDefinition\nalso?: text[]",
+    ),
+    // As in a worker's file, which docs/GATEWAY.md explains.
+    ("ServiceDefinition", "service: object\nroutes: object"),
+    ("ServiceAudit", "entries: ServiceAuditEntry[]\nnext: text?"),
+    (
+        "ServiceAuditEntry",
+        "generation: count\nat: time\nname: text\norigin: text\naction: text
+         definition: ServiceDefinition?\nactor: text\nreason: text\ndetail: text?
+         request_id: text?",
+    ),
 ];
 
 const CIRCUIT: &str = "id: uuid\napp: text?\nprotocol: protocol\nworker: uuid\napp_mode: mode
@@ -350,4 +402,5 @@ const CIRCUIT: &str = "id: uuid\napp: text?\nprotocol: protocol\nworker: uuid\na
      allowed_client_ips: text?\nport: port?\nsubdomain: text?\nuser_id: uuid?\nendpoint_id: uuid?
      runtime_variant: text?\nroute_info: Route[]\nsession_ids: uuid[]\ncreated_at: time
      updated_at: time\norigin_request_id?: text?\nhealth_check?: HealthCheck?
+     revocations?: object
      health?: CircuitHealth\navailable?: flag";

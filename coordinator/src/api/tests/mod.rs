@@ -21,8 +21,9 @@ use tower::ServiceExt as _;
 
 use super::{ApiSettings, App, Health, Metrics, Rooms, router};
 use crate::circuits::{Closer, Endpoints, Opener};
-use crate::publish::{Acknowledgements, Bus, Item, Outbox, Streams};
+use crate::publish::{Acknowledgements, Bus, Item, Outbox, ServiceFeeds, Streams};
 use crate::registry::{Marks, Registry};
+use crate::services::Services;
 use crate::store::{SqliteStore, Store};
 
 const SECRET: &str = "some_api_secret";
@@ -80,11 +81,13 @@ impl Bench {
             patience,
         );
         let drain = Drain::new();
+        let feeds = ServiceFeeds::new(Arc::clone(&store), None);
         let rooms = Rooms {
+            services: Services::new(Arc::clone(&store), Arc::new(feeds)),
             registry: Registry::new(Arc::clone(&store), None),
             opener: Arc::new(opener),
             endpoints: Arc::new(endpoints),
-            marks: Marks::new(None, Duration::from_secs(3_600)),
+            marks: Marks::new(store.clone(), None, Duration::from_secs(3_600)),
             closer: Closer::new(Arc::clone(&store), bus),
             health: Arc::new(Health::new("sqlite")),
             metrics: Arc::new(Metrics::new(None).unwrap()),

@@ -7,13 +7,16 @@ mod audit;
 mod disturbances;
 mod endpoints;
 mod fleet;
+mod grants;
 mod log;
 mod openings;
 mod reports;
+mod services;
 mod sessions;
 mod sharing;
 mod sqlite_files;
 mod takeover;
+mod tunnels;
 mod workers;
 
 use std::sync::Arc;
@@ -76,6 +79,10 @@ impl Bench {
             other: Arc::new(connect(&database)),
             place: Place::Server(database),
         }
+    }
+
+    fn is_server(&self) -> bool {
+        matches!(self.place, Place::Server(_))
     }
 
     /// Runs SQL behind the store's back; `false` where there is no way.
@@ -241,6 +248,7 @@ on_every_store! {
     workers::registering_at_once_makes_one_worker,
     workers::names_move_with_the_domain,
     workers::tokens_are_kept,
+    workers::old_tokens_are_forgotten,
     openings::long_open_circuits_of_people_are_listed_by_page,
     log::events_add_up_to_the_circuits,
     log::the_log_knows_how_far_it_reaches,
@@ -256,14 +264,22 @@ on_every_store! {
     fleet::one_holder_at_a_time,
     sessions::circuits_are_found_by_what_they_are,
     sessions::a_circuit_leads_elsewhere,
+    grants::revocations_are_kept_and_told,
+    grants::a_full_list_takes_no_more,
     sessions::a_session_ends_with_all_it_had,
     endpoints::many_open_in_their_order_and_only_once,
     endpoints::nothing_is_kept_of_a_call_that_fails,
     endpoints::health_checks_are_replaced,
     endpoints::health_checks_reach_the_workers,
+    tunnels::a_tunnel_has_one_owner,
+    tunnels::claims_of_one_name_at_once_have_one_winner,
     reports::each_node_has_one_report,
     reports::circuits_and_waiting_events_are_counted,
     reports::circuits_of_endpoints_are_paged,
     endpoints::routes_come_change_and_go,
     endpoints::endpoints_and_circuits_end_together,
+    services::a_service_comes_back_as_it_was_put,
+    services::every_change_has_a_number_and_a_reason,
+    services::changers_at_once_get_different_numbers,
+    services::old_changes_are_forgotten,
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use patchbay_common::circuit::{AppMode, Protocol};
 use patchbay_common::id::{ProjectId, SessionId, TokenId, UserId, WorkerId};
 use patchbay_common::worker::{AppFilter, Registration, WorkerStatus};
 
-use super::{Bench, open, port_worker, subdomain, wildcard_worker};
+use super::{Bench, circuit_on, open, port_worker, subdomain, wildcard_worker};
 use crate::store::{SessionToken, SlotWish, StoreError};
 
 fn filter(value: &str) -> AppFilter {
@@ -229,18 +229,49 @@ pub(super) async fn names_move_with_the_domain(bench: Bench) {
     assert!(matches!(refusal, Err(StoreError::SubdomainTaken { .. })));
 }
 
-pub(super) async fn tokens_are_kept(bench: Bench) {
-    let token = SessionToken {
+fn token(session_id: SessionId) -> SessionToken {
+    SessionToken {
         id: TokenId::random(),
         login_session_token: None,
         kernel_host: "10.10.0.5".to_owned(),
         kernel_port: 30729,
-        session_id: SessionId::random(),
+        session_id,
         user: UserId::random(),
         project: ProjectId::random(),
         access_key: "AKEXAMPLE".to_owned(),
         domain_name: "default".to_owned(),
-    };
+    }
+}
+
+pub(super) async fn old_tokens_are_forgotten(bench: Bench) {
+    let store = &*bench.store;
+    let worker = store
+        .register_worker(&port_worker("w", (20000, 20009)))
+        .await
+        .unwrap();
+    let new = circuit_on(worker.id, SlotWish::AnyPort);
+    let in_use = token(new.session_ids[0]);
+    store.open_circuit(&new).await.unwrap();
+    let unused = [
+        token(SessionId::random()),
+        token(SessionId::random()),
+        token(SessionId::random()),
+    ];
+    for token in unused.iter().chain([&in_use]) {
+        store.add_token(token).await.unwrap();
+    }
+    let long_ago = Utc::now() - TimeDelta::hours(1);
+    let soon = Utc::now() + TimeDelta::hours(1);
+    assert_eq!(store.prune_tokens(long_ago, 100).await.unwrap(), 0);
+    assert_eq!(store.prune_tokens(soon, 2).await.unwrap(), 2);
+    assert_eq!(store.token(unused[0].id).await.unwrap(), None);
+    assert!(store.token(unused[2].id).await.unwrap().is_some());
+    assert_eq!(store.prune_tokens(soon, 100).await.unwrap(), 1);
+    assert_eq!(store.token(in_use.id).await.unwrap(), Some(in_use));
+}
+
+pub(super) async fn tokens_are_kept(bench: Bench) {
+    let token = token(SessionId::random());
     bench.store.add_token(&token).await.unwrap();
     let logged_in = SessionToken {
         id: TokenId::random(),

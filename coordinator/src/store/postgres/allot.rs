@@ -29,6 +29,21 @@ impl<'a> Allotment<'a> {
         }
     }
 
+    /// As [`Allotment::slot`], but a subdomain that is taken is refused.
+    ///
+    /// # Errors
+    /// [`StoreError::SubdomainTaken`], and as `slot`.
+    pub(super) fn exactly(&mut self, wish: &SlotWish) -> Result<Slot> {
+        match wish {
+            SlotWish::Subdomain(name) if self.names.contains(name) => {
+                Err(StoreError::SubdomainTaken {
+                    subdomain: name.clone(),
+                })
+            }
+            wish => self.slot(wish),
+        }
+    }
+
     /// A slot: the port wished for and no other, or the subdomain wished for, or one made from it.
     ///
     /// # Errors

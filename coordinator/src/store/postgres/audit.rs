@@ -1,7 +1,7 @@
 //! The audit in PostgreSQL.
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::Transaction;
+use deadpool_postgres::{GenericClient, Transaction};
 use patchbay_common::timestamp;
 use serde_json::{Value, json};
 use tokio_postgres::Row;
@@ -17,13 +17,22 @@ pub(super) async fn write(
     records: &[Record<'_>],
     cause: &Cause,
 ) -> Result<()> {
+    let rows: Vec<_> = records.iter().map(|record| (record, cause)).collect();
+    write_each(tx, &rows).await
+}
+
+/// As [`write`], each row for a reason of its own.
+pub(super) async fn write_each(
+    tx: &Transaction<'_>,
+    records: &[(&Record<'_>, &Cause)],
+) -> Result<()> {
     const DOING: &str = "writing the audit";
     if records.is_empty() {
         return Ok(());
     }
     let rows: Vec<Value> = records
         .iter()
-        .map(|record| {
+        .map(|(record, cause)| {
             let circuit = record.circuit;
             json!({
                 "action": record.action.as_str(), "circuit": circuit.id, "app": circuit.app,
@@ -32,6 +41,8 @@ pub(super) async fn write(
                 "authority": record.authority, "slot": record.slot(),
                 "from_worker": record.from.map(|(id, _)| id),
                 "from_authority": record.from.map(|(_, name)| name),
+                "actor": cause.actor.as_str(), "reason": cause.reason.as_str(),
+                "detail": cause.detail, "request_id": cause.request_id,
             })
         })
         .collect();
@@ -40,27 +51,21 @@ pub(super) async fn write(
             "INSERT INTO patchbay_audit (at, action, circuit, app, session_ids, endpoint_id, \
              user_id, worker, authority, slot, from_worker, from_authority, actor, reason, detail, \
              request_id) SELECT $2, n.action, n.circuit, n.app, n.session_ids, n.endpoint_id, \
-             n.user_id, n.worker, n.authority, n.slot, n.from_worker, n.from_authority, $3, $4, \
-             $5, $6 FROM jsonb_to_recordset($1::jsonb) AS n (action text, circuit uuid, app text, \
+             n.user_id, n.worker, n.authority, n.slot, n.from_worker, n.from_authority, n.actor, \
+             n.reason, n.detail, n.request_id FROM jsonb_to_recordset($1::jsonb) AS n (action text, circuit uuid, app text, \
              session_ids uuid[], endpoint_id uuid, user_id uuid, worker uuid, authority text, \
-             slot text, from_worker uuid, from_authority text)",
+             slot text, from_worker uuid, from_authority text, actor text, reason text, \
+             detail text, request_id text)",
         )
         .await
         .doing(DOING)?;
-    let params: [&(dyn ToSql + Sync); 6] = [
-        &Value::Array(rows),
-        &timestamp::now(),
-        &cause.actor.as_str(),
-        &cause.reason.as_str(),
-        &cause.detail,
-        &cause.request_id,
-    ];
+    let params: [&(dyn ToSql + Sync); 2] = [&Value::Array(rows), &timestamp::now()];
     tx.execute(&statement, &params).await.map(drop).doing(DOING)
 }
 
 /// The rows that match, the newest first.
 pub(super) async fn read(
-    tx: &Transaction<'_>,
+    client: &impl GenericClient,
     filter: &AuditFilter,
     limit: usize,
 ) -> Result<Vec<AuditEntry>> {
@@ -91,7 +96,7 @@ pub(super) async fn read(
         "SELECT {COLUMNS} FROM patchbay_audit a WHERE {} ORDER BY a.seq DESC LIMIT $1",
         conditions.join(" AND ")
     );
-    let rows = tx.query(&sql, &params).await.doing(DOING)?;
+    let rows = client.query(&sql, &params).await.doing(DOING)?;
     let rows: Vec<AuditRow> = rows
         .iter()
         .map(row)
@@ -128,19 +133,20 @@ fn row(row: &Row) -> std::result::Result<AuditRow, tokio_postgres::Error> {
 
 /// Forgets the oldest rows.
 pub(super) async fn prune(
-    tx: &Transaction<'_>,
+    client: &impl GenericClient,
     before: DateTime<Utc>,
     limit: usize,
 ) -> Result<u64> {
     const DOING: &str = "pruning the audit";
-    let statement = tx
+    let statement = client
         .prepare_cached(
             "DELETE FROM patchbay_audit WHERE seq IN \
              (SELECT seq FROM patchbay_audit WHERE at < $1 ORDER BY at LIMIT $2)",
         )
         .await
         .doing(DOING)?;
-    tx.execute(&statement, &[&before, &stored::limit_column(limit)])
+    client
+        .execute(&statement, &[&before, &stored::limit_column(limit)])
         .await
         .doing(DOING)
 }

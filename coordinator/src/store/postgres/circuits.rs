@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::Transaction;
+use deadpool_postgres::{GenericClient, Transaction};
 use futures_util::TryStreamExt as _;
 use patchbay_common::circuit::Circuit;
 use patchbay_common::event::Change;
@@ -19,8 +19,8 @@ use crate::store::audit::Record;
 use crate::store::error::Doing;
 use crate::store::stored::{self, CircuitRow};
 use crate::store::{
-    Action, Cause, Closed, LongOpen, NewCircuit, Opened, Result, Reuse, SlotWish, StoreError,
-    WorkerCircuits,
+    Action, Cause, Closed, HeldSlot, HeldSlots, LongOpen, NewCircuit, Opened, Result, Reuse,
+    SlotWish, StoreError, WorkerCircuits,
 };
 
 /// The unique indexes of slots, as the migrations name them.
@@ -36,8 +36,7 @@ const READING: &str = "reading circuits";
 pub(super) async fn open(tx: &Transaction<'_>, new: &NewCircuit) -> Result<Opened> {
     if let Some(reuse) = &new.reuse {
         // Of two openers of one app of one session, the second finds what the first has opened.
-        let app = reuse.app.as_deref().unwrap_or_default();
-        pool::take_turns(tx, &format!("circuit/{}/{app}", reuse.session)).await?;
+        pool::take_turns(tx, &[turn(reuse)]).await?;
         if let Some(shared) = reusable(tx, reuse).await? {
             return Ok(shared);
         }
@@ -47,24 +46,40 @@ pub(super) async fn open(tx: &Transaction<'_>, new: &NewCircuit) -> Result<Opene
         .ok_or(StoreError::NoSuchWorker(new.worker))?;
     let slot = allocate::slot(tx, new, &worker).await?;
     let circuit = stored::born(new, &slot, timestamp::now());
-    insert(tx, &circuit, &worker, &new.slot).await?;
-    worker.occupied_slots = occupy(tx, worker.id, 1).await?;
-    let record = Record::new(Action::Opened, &circuit, &worker.authority);
-    audit::write(tx, &[record], &new.cause()).await?;
-    let generation = events::log(
-        tx,
-        worker.id,
-        &worker.authority,
-        Change::Created(vec![circuit.clone()]),
-        new.origin_request_id.as_deref(),
-    )
-    .await?;
+    let (records, cause) = (
+        [Record::new(Action::Opened, &circuit, &worker.authority)],
+        new.cause(),
+    );
+    let created = Change::Created(vec![circuit.clone()]);
+    // Sent together and answered together: the worker's row is locked no longer than it must be.
+    let (inserted, occupied, written, logged) = tokio::join!(
+        insert(tx, &circuit, &worker, &new.slot),
+        occupy(tx, worker.id, 1),
+        audit::write(tx, &records, &cause),
+        events::log(
+            tx,
+            worker.id,
+            &worker.authority,
+            created,
+            new.origin_request_id.as_deref(),
+        ),
+    );
+    inserted?;
+    worker.occupied_slots = occupied?;
+    written?;
+    let generation = logged?;
     Ok(Opened {
         circuit,
         worker,
         generation,
         reused: false,
     })
+}
+
+/// What openers that may share a circuit take turns by.
+pub(super) fn turn(reuse: &Reuse) -> String {
+    let app = reuse.app.as_deref().unwrap_or_default();
+    format!("circuit/{}/{app}", reuse.session)
 }
 
 async fn insert(
@@ -157,7 +172,7 @@ pub(super) async fn occupy(tx: &Transaction<'_>, worker: WorkerId, change: i32) 
 }
 
 /// The oldest circuit that can be shared.
-pub(super) async fn reusable(tx: &Transaction<'_>, reuse: &Reuse) -> Result<Option<Opened>> {
+pub(super) async fn reusable(client: &impl GenericClient, reuse: &Reuse) -> Result<Option<Opened>> {
     const DOING: &str = "looking for a circuit to share";
     let sql = format!(
         "SELECT {} FROM circuits c JOIN workers w ON w.id = c.worker \
@@ -167,8 +182,8 @@ pub(super) async fn reusable(tx: &Transaction<'_>, reuse: &Reuse) -> Result<Opti
          ORDER BY c.created_at, c.id LIMIT 1",
         rows::CIRCUIT
     );
-    let statement = tx.prepare_cached(&sql).await.doing(DOING)?;
-    let row = tx
+    let statement = client.prepare_cached(&sql).await.doing(DOING)?;
+    let row = client
         .query_opt(
             &statement,
             &[
@@ -183,10 +198,10 @@ pub(super) async fn reusable(tx: &Transaction<'_>, reuse: &Reuse) -> Result<Opti
         .doing(DOING)?;
     let Some(row) = row else { return Ok(None) };
     let circuit = rows::circuit(&row).doing(DOING)?.read()?;
-    let worker = workers::get(tx, circuit.worker)
+    let worker = workers::get(client, circuit.worker)
         .await?
         .ok_or(StoreError::NoSuchWorker(circuit.worker))?;
-    let generation = events::generation(tx, worker.id).await?;
+    let generation = events::generation(client, worker.id).await?;
     Ok(Some(Opened {
         circuit,
         worker,
@@ -217,12 +232,17 @@ pub(super) async fn close(
     if tx.execute(&statement, &[&id.0]).await.doing(CLOSING)? == 0 {
         return Ok(None);
     }
-    occupy(tx, worker.id, -1).await?;
-    let record = Record::new(Action::Closed, &circuit, &worker.authority);
-    audit::write(tx, &[record], cause).await?;
-    let change = Change::Removed(vec![circuit.clone()]);
+    let records = [Record::new(Action::Closed, &circuit, &worker.authority)];
+    let removed = Change::Removed(vec![circuit.clone()]);
     let request_id = cause.request_id.as_deref();
-    let generation = events::log(tx, worker.id, &worker.authority, change, request_id).await?;
+    let (occupied, written, logged) = tokio::join!(
+        occupy(tx, worker.id, -1),
+        audit::write(tx, &records, cause),
+        events::log(tx, worker.id, &worker.authority, removed, request_id),
+    );
+    occupied?;
+    written?;
+    let generation = logged?;
     Ok(Some(Closed {
         circuit,
         authority: worker.authority,
@@ -295,21 +315,24 @@ pub(super) async fn close_all(
 }
 
 /// A session's circuits, oldest first.
-pub(super) async fn of_session(tx: &Transaction<'_>, session: SessionId) -> Result<Vec<Circuit>> {
+pub(super) async fn of_session(
+    client: &impl GenericClient,
+    session: SessionId,
+) -> Result<Vec<Circuit>> {
     let wanted = "c.session_ids && $1 ORDER BY c.created_at, c.id";
-    select(tx, wanted, &[session.0]).await
+    select(client, wanted, &[session.0]).await
 }
 
 /// A page of people's circuits that were opened before a moment, by id.
 pub(super) async fn long_open(
-    tx: &Transaction<'_>,
+    client: &impl GenericClient,
     opened_before: DateTime<Utc>,
     after: Option<CircuitId>,
     limit: usize,
 ) -> Result<Vec<LongOpen>> {
-    let statement = tx
+    let statement = client
         .prepare_cached(
-            "SELECT id, app, created_at FROM circuits WHERE app_mode::text = 'INTERACTIVE' \
+            "SELECT id, app, created_at, worker FROM circuits WHERE app_mode::text = 'INTERACTIVE' \
              AND protocol::text IN ('HTTP', 'TCP') AND created_at < $1 \
              AND ($2::uuid IS NULL OR id > $2) ORDER BY id LIMIT $3",
         )
@@ -317,7 +340,7 @@ pub(super) async fn long_open(
         .doing(READING)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let after = after.map(|id| id.0);
-    let rows = tx
+    let rows = client
         .query(&statement, &[&opened_before, &after, &limit])
         .await;
     let read = |row: &Row| {
@@ -325,6 +348,7 @@ pub(super) async fn long_open(
             id: CircuitId(row.try_get(0)?),
             app: row.try_get(1)?,
             opened: row.try_get(2)?,
+            worker: WorkerId(row.try_get(3)?),
         })
     };
     rows.and_then(|rows| rows.iter().map(read).collect())
@@ -333,13 +357,13 @@ pub(super) async fn long_open(
 
 /// The circuits that a condition on `$1`, a list of ids, selects.
 pub(super) async fn select(
-    tx: &Transaction<'_>,
+    client: &impl GenericClient,
     wanted: &str,
     ids: &[Uuid],
 ) -> Result<Vec<Circuit>> {
     let sql = format!("SELECT {} FROM circuits c WHERE {wanted}", rows::CIRCUIT);
-    let statement = tx.prepare_cached(&sql).await.doing(READING)?;
-    let rows = tx.query(&statement, &[&ids]).await.doing(READING)?;
+    let statement = client.prepare_cached(&sql).await.doing(READING)?;
+    let rows = client.query(&statement, &[&ids]).await.doing(READING)?;
     Ok(read_all(&rows))
 }
 
@@ -351,14 +375,17 @@ pub(super) fn read_all(rows: &[Row]) -> Vec<Circuit> {
 }
 
 /// The circuit of this id.
-pub(super) async fn get(tx: &Transaction<'_>, id: CircuitId) -> Result<Option<Circuit>> {
-    row(tx, id).await?.map(CircuitRow::read).transpose()
+pub(super) async fn get(client: &impl GenericClient, id: CircuitId) -> Result<Option<Circuit>> {
+    row(client, id).await?.map(CircuitRow::read).transpose()
 }
 
-async fn row(tx: &Transaction<'_>, id: CircuitId) -> Result<Option<CircuitRow>> {
+async fn row(client: &impl GenericClient, id: CircuitId) -> Result<Option<CircuitRow>> {
     let sql = format!("SELECT {} FROM circuits c WHERE c.id = $1", rows::CIRCUIT);
-    let statement = tx.prepare_cached(&sql).await.doing(READING)?;
-    let row = tx.query_opt(&statement, &[&id.0]).await.doing(READING)?;
+    let statement = client.prepare_cached(&sql).await.doing(READING)?;
+    let row = client
+        .query_opt(&statement, &[&id.0])
+        .await
+        .doing(READING)?;
     row.map(|row| {
         rows::circuit(&row).map_err(|cause| stored::corrupt(stored::circuit_place(id), cause))
     })
@@ -387,6 +414,32 @@ pub(super) async fn of_worker(
     }
     Ok(Some(WorkerCircuits {
         circuits,
+        generation: events::generation(tx, id).await?,
+    }))
+}
+
+/// The slots that a worker's circuits hold, and its generation.
+pub(super) async fn held_slots(tx: &Transaction<'_>, id: WorkerId) -> Result<Option<HeldSlots>> {
+    const DOING: &str = "listing slots";
+    if workers::get(tx, id).await?.is_none() {
+        return Ok(None);
+    }
+    let statement = tx
+        .prepare_cached(
+            "SELECT id, port, subdomain FROM circuits WHERE worker = $1 ORDER BY created_at, id",
+        )
+        .await
+        .doing(DOING)?;
+    let rows = tx.query(&statement, &[&id.0]).await.doing(DOING)?;
+    let slot = |row: &Row| HeldSlot {
+        circuit: CircuitId(row.get(0)),
+        port: row
+            .get::<_, Option<i32>>(1)
+            .and_then(|port| u16::try_from(port).ok()),
+        subdomain: row.get(2),
+    };
+    Ok(Some(HeldSlots {
+        slots: rows.iter().map(slot).collect(),
         generation: events::generation(tx, id).await?,
     }))
 }

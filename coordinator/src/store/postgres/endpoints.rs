@@ -6,7 +6,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use deadpool_postgres::Transaction;
+use deadpool_postgres::{GenericClient, Transaction};
 use patchbay_common::circuit::{Circuit, Slot};
 use patchbay_common::event::Change;
 use patchbay_common::id::{EndpointId, WorkerId};
@@ -214,7 +214,7 @@ async fn open_on(
 }
 
 /// The ports of the worker that are taken, and which of the wished names are in its domain.
-async fn taken(
+pub(super) async fn taken(
     tx: &Transaction<'_>,
     worker: &Worker,
     news: &[&NewCircuit],
@@ -247,7 +247,7 @@ async fn taken(
 }
 
 /// Writes the rows of one worker's new circuits in one statement.
-async fn insert(tx: &Transaction<'_>, worker: &Worker, born: &[Circuit]) -> Result<()> {
+pub(super) async fn insert(tx: &Transaction<'_>, worker: &Worker, born: &[Circuit]) -> Result<()> {
     let domain = worker.wildcard_domain.as_ref();
     let domain = domain.map(|domain| domain.to_ascii_lowercase());
     let rows: Vec<Value> = born
@@ -309,10 +309,13 @@ fn breached(error: tokio_postgres::Error, born: &[Circuit]) -> StoreError {
 }
 
 /// The circuits of these endpoints, oldest first.
-pub(super) async fn circuits_of(tx: &Transaction<'_>, ids: &[EndpointId]) -> Result<Vec<Circuit>> {
+pub(super) async fn circuits_of(
+    client: &impl GenericClient,
+    ids: &[EndpointId],
+) -> Result<Vec<Circuit>> {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let wanted = "c.endpoint_id = ANY($1) ORDER BY c.created_at, c.id";
-    circuits::select(tx, wanted, &ids).await
+    circuits::select(client, wanted, &ids).await
 }
 
 /// How an endpoint's routes are to be probed.

@@ -1,7 +1,7 @@
 //! Generations and the log of events in PostgreSQL.
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::Transaction;
+use deadpool_postgres::{GenericClient, Transaction};
 use patchbay_common::event::Change;
 use patchbay_common::id::WorkerId;
 use patchbay_common::timestamp;
@@ -33,13 +33,26 @@ pub(super) async fn log_all(
     changes: Vec<Change>,
     request_id: Option<&str>,
 ) -> Result<u64> {
+    let asked = |change| (change, request_id.map(str::to_owned));
+    let changes = changes.into_iter().map(asked).collect();
+    log_each(tx, worker, authority, changes).await
+}
+
+/// As [`log_all`], each change with the id of the request that asked for it.
+pub(super) async fn log_each(
+    tx: &Transaction<'_>,
+    worker: WorkerId,
+    authority: &str,
+    changes: Vec<(Change, Option<String>)>,
+) -> Result<u64> {
     const DOING: &str = "logging an event";
     let count = stored::limit_column(changes.len());
-    let (mut names, mut bodies) = (Vec::new(), Vec::new());
-    for change in changes {
+    let (mut names, mut bodies, mut requests) = (Vec::new(), Vec::new(), Vec::new());
+    for (change, request) in changes {
         let (name, body) = stored::event_parts(authority, change)?;
         names.push(name);
         bodies.push(body.to_string());
+        requests.push(request);
     }
     let statement = tx
         .prepare_cached(
@@ -50,9 +63,9 @@ pub(super) async fn log_all(
              logged AS ( \
                INSERT INTO patchbay_events \
                  (worker, generation, name, body, request_id, created_at) \
-               SELECT $1, next.generation - $2 + e.place, e.name, e.body, $5, $6 \
-               FROM next, unnest($3::text[], $4::text[]) WITH ORDINALITY \
-                 AS e (name, body, place)) \
+               SELECT $1, next.generation - $2 + e.place, e.name, e.body, e.request, $6 \
+               FROM next, unnest($3::text[], $4::text[], $5::text[]) WITH ORDINALITY \
+                 AS e (name, body, request, place)) \
              SELECT generation FROM next",
         )
         .await
@@ -61,7 +74,7 @@ pub(super) async fn log_all(
     let row = tx
         .query_one(
             &statement,
-            &[&worker.0, &count, &names, &bodies, &request_id, &now],
+            &[&worker.0, &count, &names, &bodies, &requests, &now],
         )
         .await
         .doing(DOING)?;
@@ -69,32 +82,35 @@ pub(super) async fn log_all(
 }
 
 /// The worker's generation.
-pub(super) async fn generation(tx: &Transaction<'_>, worker: WorkerId) -> Result<u64> {
+pub(super) async fn generation(client: &impl GenericClient, worker: WorkerId) -> Result<u64> {
     const SQL: &str = "SELECT generation FROM patchbay_generations WHERE worker = $1";
-    number(tx, SQL, worker).await
+    number(client, SQL, worker).await
 }
 
 /// The highest generation the worker acknowledged.
-pub(super) async fn acknowledged(tx: &Transaction<'_>, worker: WorkerId) -> Result<u64> {
+pub(super) async fn acknowledged(client: &impl GenericClient, worker: WorkerId) -> Result<u64> {
     const SQL: &str = "SELECT acknowledged FROM patchbay_generations WHERE worker = $1";
-    number(tx, SQL, worker).await
+    number(client, SQL, worker).await
 }
 
-async fn number(tx: &Transaction<'_>, sql: &str, worker: WorkerId) -> Result<u64> {
+async fn number(client: &impl GenericClient, sql: &str, worker: WorkerId) -> Result<u64> {
     const DOING: &str = "reading a generation";
-    let statement = tx.prepare_cached(sql).await.doing(DOING)?;
-    let row = tx.query_opt(&statement, &[&worker.0]).await.doing(DOING)?;
+    let statement = client.prepare_cached(sql).await.doing(DOING)?;
+    let row = client
+        .query_opt(&statement, &[&worker.0])
+        .await
+        .doing(DOING)?;
     stored::generation(row.map_or(0, |row| row.get(0)))
 }
 
 /// Notes what the worker serves. It cannot acknowledge what has not happened.
 pub(super) async fn acknowledge(
-    tx: &Transaction<'_>,
+    client: &impl GenericClient,
     worker: WorkerId,
     generation: u64,
 ) -> Result<()> {
     const DOING: &str = "noting an acknowledgement";
-    let statement = tx
+    let statement = client
         .prepare_cached(
             "UPDATE patchbay_generations SET acknowledged = least($2, generation) \
              WHERE worker = $1 AND acknowledged < least($2, generation)",
@@ -102,7 +118,8 @@ pub(super) async fn acknowledge(
         .await
         .doing(DOING)?;
     let generation = stored::generation_column(generation);
-    tx.execute(&statement, &[&worker.0, &generation])
+    client
+        .execute(&statement, &[&worker.0, &generation])
         .await
         .map(drop)
         .doing(DOING)
@@ -129,7 +146,7 @@ pub(super) async fn after(
 
 /// Events not yet published, oldest first.
 pub(super) async fn unpublished(
-    tx: &Transaction<'_>,
+    client: &impl GenericClient,
     before: DateTime<Utc>,
     limit: usize,
 ) -> Result<Vec<LoggedEvent>> {
@@ -138,18 +155,18 @@ pub(super) async fn unpublished(
          ORDER BY e.created_at, e.generation LIMIT $2",
         rows::EVENT
     );
-    let rows = select(tx, &sql, &[&before, &stored::limit_column(limit)]).await?;
+    let rows = select(client, &sql, &[&before, &stored::limit_column(limit)]).await?;
     Ok(stored::readable(rows))
 }
 
 async fn select(
-    tx: &Transaction<'_>,
+    client: &impl GenericClient,
     sql: &str,
     params: &[&(dyn ToSql + Sync)],
 ) -> Result<Vec<EventRow>> {
     const DOING: &str = "reading events";
-    let statement = tx.prepare_cached(sql).await.doing(DOING)?;
-    let rows = tx.query(&statement, params).await.doing(DOING)?;
+    let statement = client.prepare_cached(sql).await.doing(DOING)?;
+    let rows = client.query(&statement, params).await.doing(DOING)?;
     rows.iter()
         .map(rows::event)
         .collect::<std::result::Result<_, _>>()
@@ -158,7 +175,7 @@ async fn select(
 
 /// Notes that these events were published.
 pub(super) async fn mark_published(
-    tx: &Transaction<'_>,
+    client: &impl GenericClient,
     published: &[(WorkerId, u64)],
 ) -> Result<()> {
     const DOING: &str = "noting published events";
@@ -166,7 +183,7 @@ pub(super) async fn mark_published(
         .iter()
         .map(|(worker, generation)| (worker.0, stored::generation_column(*generation)))
         .unzip();
-    let statement = tx
+    let statement = client
         .prepare_cached(
             "UPDATE patchbay_events e SET published_at = $3 \
              FROM unnest($1::uuid[], $2::bigint[]) AS p (worker, generation) \
@@ -175,20 +192,21 @@ pub(super) async fn mark_published(
         )
         .await
         .doing(DOING)?;
-    tx.execute(&statement, &[&workers, &generations, &timestamp::now()])
+    client
+        .execute(&statement, &[&workers, &generations, &timestamp::now()])
         .await
         .map(drop)
         .doing(DOING)
 }
 
 /// Forgets published events.
-pub(super) async fn prune(tx: &Transaction<'_>, before: DateTime<Utc>) -> Result<u64> {
+pub(super) async fn prune(client: &impl GenericClient, before: DateTime<Utc>) -> Result<u64> {
     const DOING: &str = "pruning events";
-    let statement = tx
+    let statement = client
         .prepare_cached(
             "DELETE FROM patchbay_events WHERE published_at IS NOT NULL AND created_at < $1",
         )
         .await
         .doing(DOING)?;
-    tx.execute(&statement, &[&before]).await.doing(DOING)
+    client.execute(&statement, &[&before]).await.doing(DOING)
 }

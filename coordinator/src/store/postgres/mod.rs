@@ -8,8 +8,10 @@
 
 mod allocate;
 mod allot;
+mod attempt;
 mod audit;
 mod circuits;
+mod crowd;
 mod endpoints;
 mod events;
 mod leases;
@@ -17,79 +19,46 @@ mod migrate;
 mod moves;
 mod pool;
 mod reports;
+mod revoke;
 mod rows;
+mod services;
 mod sessions;
 mod tokens;
+mod tunnels;
+mod uses;
 mod workers;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Object;
 use patchbay_common::circuit::Circuit;
+use patchbay_common::grant::Revocation;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
 use patchbay_common::route_report::RouteReport;
+use patchbay_common::tunnel::{Claim, Holdings, Settled};
+use patchbay_common::use_report::{CircuitUse, UseReport};
 use patchbay_common::worker::{AppFilter, Registration, Worker};
 use uuid::Uuid;
 
+use attempt::{again, change, direct, look};
+use crowd::Crowds;
 use pool::Pool;
 pub use pool::PostgresConfig;
 
 use super::error::Doing as _;
 use super::{
-    AuditEntry, AuditFilter, Cause, CircuitFilter, Closed, Ended, Figures, HealthCheck,
+    AuditEntry, AuditFilter, Cause, CircuitFilter, Closed, Ended, Figures, HealthCheck, HeldSlots,
     LoggedEvent, LongOpen, Moved, NewCircuit, NewEndpoint, NodeReport, Observer, Opened, Rerouted,
     Rerouting, Result, Reuse, RouteChange, SessionToken, Store, WorkerCircuits, fit,
 };
 
-/// Runs `work` in a transaction that writes, again if others got in its way. A macro, because no
-/// closure can promise a future that borrows from the transaction it is handed.
-macro_rules! change {
-    ($pool:expr, $doing:expr, |$tx:ident| $work:expr) => {{
-        let mut attempt = 1;
-        let started = std::time::Instant::now();
-        let outcome = loop {
-            let outcome = async {
-                let mut client = $pool.client($doing).await?;
-                let $tx = pool::begin(&mut client, $doing, pool::Access::Write).await?;
-                let answer = $work.await?;
-                $tx.commit().await.doing($doing)?;
-                Ok(answer)
-            };
-            match outcome.await {
-                Err(error) if pool::worth_another_try(&error, attempt) => {
-                    pool::pause($doing, &error, attempt).await;
-                    attempt += 1;
-                }
-                outcome => break outcome,
-            }
-        };
-        $pool.observe($doing, started.elapsed(), outcome.is_ok());
-        outcome
-    }};
-}
-
-/// Runs `work` in a transaction that sees one moment and writes nothing.
-macro_rules! look {
-    ($pool:expr, $doing:expr, |$tx:ident| $work:expr) => {{
-        let started = std::time::Instant::now();
-        let outcome = async {
-            let mut client = $pool.client($doing).await?;
-            let $tx = pool::begin(&mut client, $doing, pool::Access::Read).await?;
-            let answer = $work.await?;
-            $tx.commit().await.doing($doing)?;
-            Ok(answer)
-        };
-        let outcome = outcome.await;
-        $pool.observe($doing, started.elapsed(), outcome.is_ok());
-        outcome
-    }};
-}
-
 /// The store in a PostgreSQL database.
 pub struct PostgresStore {
-    pool: Pool,
+    pool: Arc<Pool>,
+    crowds: Arc<Crowds>,
 }
 
 impl PostgresStore {
@@ -99,14 +68,19 @@ impl PostgresStore {
     /// [`super::StoreError::Failed`] if the pool cannot be set up.
     pub fn connect(config: PostgresConfig) -> Result<Self> {
         Ok(Self {
-            pool: Pool::new(config)?,
+            pool: Arc::new(Pool::new(config)?),
+            crowds: Arc::default(),
         })
     }
 
     /// The same store, whose every piece of work `observer` hears of.
     #[must_use]
     pub fn observed(mut self, observer: Observer) -> Self {
-        self.pool.observer = Some(observer);
+        let Pool { connections, .. } = &*self.pool;
+        self.pool = Arc::new(Pool {
+            connections: connections.clone(),
+            observer: Some(observer),
+        });
         self
     }
 }
@@ -137,7 +111,15 @@ impl Store for PostgresStore {
     }
 
     async fn token(&self, id: TokenId) -> Result<Option<SessionToken>> {
-        look!(self.pool, "reading a token", |tx| tokens::get(&tx, id))
+        direct!(self.pool, "reading a token", |client| tokens::get(
+            &client, id
+        ))
+    }
+
+    async fn prune_tokens(&self, before: DateTime<Utc>, limit: usize) -> Result<u64> {
+        direct!(self.pool, "pruning tokens", |client| tokens::prune(
+            &client, before, limit
+        ))
     }
 
     async fn register_worker(&self, registration: &Registration) -> Result<Worker> {
@@ -162,28 +144,31 @@ impl Store for PostgresStore {
     }
 
     async fn worker(&self, id: WorkerId) -> Result<Option<Worker>> {
-        look!(self.pool, "reading a worker", |tx| workers::get(&tx, id))
+        direct!(self.pool, "reading a worker", |client| workers::get(
+            &client, id
+        ))
     }
 
     async fn worker_by_authority(&self, authority: &str) -> Result<Option<Worker>> {
-        look!(self.pool, "reading a worker", |tx| workers::by_authority(
-            &tx, authority
-        ))
+        direct!(self.pool, "reading a worker", |client| {
+            workers::by_authority(&client, authority)
+        })
     }
 
     async fn workers(&self) -> Result<Vec<Worker>> {
-        look!(self.pool, "listing workers", |tx| workers::all(&tx))
+        direct!(self.pool, "listing workers", |client| workers::all(&client))
     }
 
     async fn app_filters(&self) -> Result<Vec<(WorkerId, AppFilter)>> {
-        look!(self.pool, "reading filters", |tx| workers::filters(&tx))
+        direct!(self.pool, "reading filters", |client| workers::filters(
+            &client
+        ))
     }
 
     async fn mark_lost(&self, silent_since: DateTime<Utc>) -> Result<Vec<Worker>> {
-        change!(self.pool, "marking lost workers", |tx| workers::mark_lost(
-            &tx,
-            silent_since
-        ))
+        direct!(self.pool, "marking lost workers", |client| {
+            workers::mark_lost(&client, silent_since)
+        })
     }
 
     async fn forget_nodes(&self, silent_since: DateTime<Utc>) -> Result<u64> {
@@ -199,14 +184,12 @@ impl Store for PostgresStore {
 
     async fn open_circuit(&self, new: &NewCircuit) -> Result<Opened> {
         fit::circuit(new)?;
-        change!(self.pool, "opening a circuit", |tx| circuits::open(
-            &tx, new
-        ))
+        self.crowds.open(&self.pool, new.clone()).await
     }
 
     async fn reusable_circuit(&self, reuse: &Reuse) -> Result<Option<Opened>> {
-        look!(self.pool, "looking for a circuit to share", |tx| {
-            circuits::reusable(&tx, reuse)
+        direct!(self.pool, "looking for a circuit to share", |client| {
+            circuits::reusable(&client, reuse)
         })
     }
 
@@ -217,11 +200,19 @@ impl Store for PostgresStore {
     }
 
     async fn circuit(&self, id: CircuitId) -> Result<Option<Circuit>> {
-        look!(self.pool, "reading a circuit", |tx| circuits::get(&tx, id))
+        direct!(self.pool, "reading a circuit", |client| circuits::get(
+            &client, id
+        ))
     }
 
     async fn worker_circuits(&self, id: WorkerId) -> Result<Option<WorkerCircuits>> {
         look!(self.pool, "listing circuits", |tx| circuits::of_worker(
+            &tx, id
+        ))
+    }
+
+    async fn held_slots(&self, id: WorkerId) -> Result<Option<HeldSlots>> {
+        look!(self.pool, "listing slots", |tx| circuits::held_slots(
             &tx, id
         ))
     }
@@ -235,14 +226,16 @@ impl Store for PostgresStore {
     }
 
     async fn session_circuits(&self, session: SessionId) -> Result<Vec<Circuit>> {
-        look!(self.pool, "listing circuits", |tx| circuits::of_session(
-            &tx, session
-        ))
+        direct!(
+            self.pool,
+            "listing circuits",
+            |client| circuits::of_session(&client, session)
+        )
     }
 
     async fn circuits(&self, filter: &CircuitFilter, limit: usize) -> Result<Vec<Circuit>> {
-        look!(self.pool, "listing circuits", |tx| sessions::circuits(
-            &tx, filter, limit
+        direct!(self.pool, "listing circuits", |client| sessions::circuits(
+            &client, filter, limit
         ))
     }
 
@@ -259,6 +252,17 @@ impl Store for PostgresStore {
         ))
     }
 
+    async fn revoke(
+        &self,
+        id: CircuitId,
+        revocation: &Revocation,
+        cause: &Cause,
+    ) -> Result<Option<Rerouted>> {
+        change!(self.pool, "revoking a grant", |tx| revoke::revoke(
+            &tx, id, revocation, cause
+        ))
+    }
+
     async fn end_session(&self, session: SessionId, cause: &Cause) -> Result<Ended> {
         change!(self.pool, "ending a session", |tx| sessions::end(
             &tx, session, cause
@@ -271,12 +275,35 @@ impl Store for PostgresStore {
         after: Option<CircuitId>,
         limit: usize,
     ) -> Result<Vec<LongOpen>> {
-        look!(self.pool, "listing circuits", |tx| circuits::long_open(
-            &tx,
+        direct!(self.pool, "listing circuits", |client| circuits::long_open(
+            &client,
             opened_before,
             after,
             limit
         ))
+    }
+
+    async fn note_uses(
+        &self,
+        worker: WorkerId,
+        node: Option<&str>,
+        report: &UseReport,
+    ) -> Result<bool> {
+        change!(self.pool, "noting uses of circuits", |tx| uses::note(
+            &tx, worker, node, report
+        ))
+    }
+
+    async fn uses(&self, ids: &[CircuitId]) -> Result<Vec<CircuitUse>> {
+        direct!(self.pool, "reading uses of circuits", |client| uses::of(
+            &client, ids
+        ))
+    }
+
+    async fn told_all_uses(&self, since: DateTime<Utc>) -> Result<Vec<WorkerId>> {
+        direct!(self.pool, "reading uses of circuits", |client| {
+            uses::told_all(&client, since)
+        })
     }
 
     async fn move_circuits(
@@ -299,9 +326,9 @@ impl Store for PostgresStore {
     }
 
     async fn endpoint_circuits(&self, ids: &[EndpointId]) -> Result<Vec<Circuit>> {
-        look!(self.pool, "listing circuits", |tx| endpoints::circuits_of(
-            &tx, ids
-        ))
+        direct!(self.pool, "listing circuits", |client| {
+            endpoints::circuits_of(&client, ids)
+        })
     }
 
     async fn set_health_check(&self, id: EndpointId, check: Option<&HealthCheck>) -> Result<bool> {
@@ -328,9 +355,9 @@ impl Store for PostgresStore {
     }
 
     async fn generation(&self, worker: WorkerId) -> Result<u64> {
-        look!(self.pool, "reading a generation", |tx| events::generation(
-            &tx, worker
-        ))
+        direct!(self.pool, "reading a generation", |client| {
+            events::generation(&client, worker)
+        })
     }
 
     async fn events_after(
@@ -345,8 +372,8 @@ impl Store for PostgresStore {
     }
 
     async fn unpublished(&self, before: DateTime<Utc>, limit: usize) -> Result<Vec<LoggedEvent>> {
-        look!(self.pool, "reading unpublished events", |tx| {
-            events::unpublished(&tx, before, limit)
+        direct!(self.pool, "reading unpublished events", |client| {
+            events::unpublished(&client, before, limit)
         })
     }
 
@@ -354,25 +381,27 @@ impl Store for PostgresStore {
         if published.is_empty() {
             return Ok(());
         }
-        change!(self.pool, "noting published events", |tx| {
-            events::mark_published(&tx, published)
+        direct!(self.pool, "noting published events", |client| {
+            events::mark_published(&client, published)
         })
     }
 
     async fn acknowledge(&self, worker: WorkerId, generation: u64) -> Result<()> {
-        change!(self.pool, "noting an acknowledgement", |tx| {
-            events::acknowledge(&tx, worker, generation)
+        direct!(self.pool, "noting an acknowledgement", |client| {
+            events::acknowledge(&client, worker, generation)
         })
     }
 
     async fn acknowledged(&self, worker: WorkerId) -> Result<u64> {
-        look!(self.pool, "reading an acknowledgement", |tx| {
-            events::acknowledged(&tx, worker)
+        direct!(self.pool, "reading an acknowledgement", |client| {
+            events::acknowledged(&client, worker)
         })
     }
 
     async fn prune_events(&self, before: DateTime<Utc>) -> Result<u64> {
-        change!(self.pool, "pruning events", |tx| events::prune(&tx, before))
+        direct!(self.pool, "pruning events", |client| events::prune(
+            &client, before
+        ))
     }
 
     async fn keep_report(
@@ -387,8 +416,28 @@ impl Store for PostgresStore {
     }
 
     async fn reports(&self, since: DateTime<Utc>) -> Result<Vec<NodeReport>> {
-        look!(self.pool, "reading reports of routes", |tx| reports::since(
-            &tx, since
+        direct!(self.pool, "reading reports of routes", |client| {
+            reports::since(&client, since)
+        })
+    }
+
+    async fn claim_tunnels(
+        &self,
+        worker: WorkerId,
+        node: &str,
+        claim: &Claim,
+    ) -> Result<Option<Settled>> {
+        change!(self.pool, "claiming tunnels", |tx| tunnels::claim(
+            &tx,
+            worker,
+            node,
+            claim.clone()
+        ))
+    }
+
+    async fn holdings(&self) -> Result<Holdings> {
+        look!(self.pool, "reading who holds tunnels", |tx| tunnels::all(
+            &tx
         ))
     }
 
@@ -397,20 +446,20 @@ impl Store for PostgresStore {
     }
 
     async fn endpoint_page(&self, after: Option<CircuitId>, limit: usize) -> Result<Vec<Circuit>> {
-        look!(self.pool, "listing circuits", |tx| reports::endpoint_page(
-            &tx, after, limit
-        ))
+        direct!(self.pool, "listing circuits", |client| {
+            reports::endpoint_page(&client, after, limit)
+        })
     }
 
     async fn audit(&self, filter: &AuditFilter, limit: usize) -> Result<Vec<AuditEntry>> {
-        look!(self.pool, "reading the audit", |tx| audit::read(
-            &tx, filter, limit
+        direct!(self.pool, "reading the audit", |client| audit::read(
+            &client, filter, limit
         ))
     }
 
     async fn prune_audit(&self, before: DateTime<Utc>, limit: usize) -> Result<u64> {
-        change!(self.pool, "pruning the audit", |tx| audit::prune(
-            &tx, before, limit
+        direct!(self.pool, "pruning the audit", |client| audit::prune(
+            &client, before, limit
         ))
     }
 

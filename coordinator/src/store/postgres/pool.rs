@@ -19,6 +19,8 @@ use crate::store::{Observer, Result, StoreError};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Tries of a transaction that others got in the way of.
 const ATTEMPTS: u32 = 10;
+/// Tries of a transaction whose connection was cut.
+const AFTER_CUTS: u32 = 4;
 /// Pause before the second try; it doubles up to a second.
 const PAUSE_MS: u64 = 5;
 
@@ -40,7 +42,7 @@ pub struct PostgresConfig {
 }
 
 pub(super) struct Pool {
-    connections: Connections,
+    pub(super) connections: Connections,
     pub(super) observer: Option<Observer>,
 }
 
@@ -115,8 +117,10 @@ pub(super) async fn begin<'a>(
         .doing(doing)
 }
 
-/// Whether another try may help: another transaction got in the way of this one.
-pub(super) fn worth_another_try(error: &StoreError, attempt: u32) -> bool {
+/// Whether another try may help: another transaction got in the way of this one, or its connection
+/// was cut. After a cut nobody knows what became of a commit that was asked for, so that one is not
+/// tried again.
+pub(super) fn worth_another_try(error: &StoreError, attempt: u32, committing: bool) -> bool {
     let StoreError::Failed { cause, .. } = error else {
         return false;
     };
@@ -124,11 +128,26 @@ pub(super) fn worth_another_try(error: &StoreError, attempt: u32) -> bool {
         return false;
     };
     let in_the_way = error.code().is_some_and(|code| {
-        *code == SqlState::T_R_SERIALIZATION_FAILURE || *code == SqlState::T_R_DEADLOCK_DETECTED
+        *code == SqlState::T_R_SERIALIZATION_FAILURE
+            || *code == SqlState::T_R_DEADLOCK_DETECTED
+            // What failed was sent together with this and is told elsewhere.
+            || *code == SqlState::IN_FAILED_SQL_TRANSACTION
     });
     // Somebody who locks no worker took the free port first; there are others.
     let port_gone = breached(error) == Some(circuits::PORT_INDEX);
-    (in_the_way || port_gone) && attempt < ATTEMPTS
+    let cut = !committing && attempt < AFTER_CUTS && is_cut(error);
+    cut || (in_the_way || port_gone) && attempt < ATTEMPTS
+}
+
+/// Whether the connection broke, or the server ended it.
+fn is_cut(error: &tokio_postgres::Error) -> bool {
+    let ended = error.code().is_some_and(|code| {
+        *code == SqlState::ADMIN_SHUTDOWN
+            || *code == SqlState::CRASH_SHUTDOWN
+            || *code == SqlState::CONNECTION_FAILURE
+    });
+    let broken = std::error::Error::source(error).is_some_and(|cause| cause.is::<std::io::Error>());
+    ended || broken || error.is_closed()
 }
 
 /// The unique constraint that a statement breached.
@@ -139,14 +158,18 @@ pub(super) fn breached(error: &tokio_postgres::Error) -> Option<&str> {
         .and_then(|breach| breach.constraint())
 }
 
-/// Waits until no other transaction does what this name names; until its end, none can.
-pub(super) async fn take_turns(tx: &Transaction<'_>, name: &str) -> Result<()> {
+/// Waits until no other transaction does what these names name; until its end, none can. Several
+/// names have to be in order, so that nobody waits for who waits for him.
+pub(super) async fn take_turns(tx: &Transaction<'_>, names: &[String]) -> Result<()> {
     const DOING: &str = "waiting for another coordinator";
     let statement = tx
-        .prepare_cached("SELECT pg_advisory_xact_lock(hashtextextended('patchbay/' || $1, 0))")
+        .prepare_cached(
+            "SELECT pg_advisory_xact_lock(hashtextextended('patchbay/' || name, 0)) \
+             FROM unnest($1::text[]) AS name",
+        )
         .await
         .doing(DOING)?;
-    tx.execute(&statement, &[&name])
+    tx.execute(&statement, &[&names])
         .await
         .map(drop)
         .doing(DOING)

@@ -1,7 +1,7 @@
 //! Reports of routes and figures in PostgreSQL.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use deadpool_postgres::Transaction;
+use deadpool_postgres::{GenericClient, Transaction};
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, WorkerId};
 use patchbay_common::route_report::RouteReport;
@@ -49,16 +49,19 @@ pub(super) async fn keep(
 }
 
 /// What nodes said since.
-pub(super) async fn since(tx: &Transaction<'_>, since: DateTime<Utc>) -> Result<Vec<NodeReport>> {
+pub(super) async fn since(
+    client: &impl GenericClient,
+    since: DateTime<Utc>,
+) -> Result<Vec<NodeReport>> {
     const DOING: &str = "reading reports of routes";
-    let statement = tx
+    let statement = client
         .prepare_cached(
             "SELECT worker, node, reported_at, report FROM patchbay_route_reports \
              WHERE reported_at >= $1 ORDER BY worker, node",
         )
         .await
         .doing(DOING)?;
-    let rows = tx.query(&statement, &[&since]).await.doing(DOING)?;
+    let rows = client.query(&statement, &[&since]).await.doing(DOING)?;
     rows.iter()
         .map(|row| {
             Ok(NodeReport {
@@ -106,7 +109,7 @@ pub(super) async fn figures(tx: &Transaction<'_>) -> Result<Figures> {
 
 /// Circuits of endpoints, by their ids.
 pub(super) async fn endpoint_page(
-    tx: &Transaction<'_>,
+    client: &impl GenericClient,
     after: Option<CircuitId>,
     limit: usize,
 ) -> Result<Vec<Circuit>> {
@@ -115,5 +118,5 @@ pub(super) async fn endpoint_page(
         stored::limit_column(limit)
     );
     let after = after.map_or(Uuid::nil(), |id| id.0);
-    circuits::select(tx, &wanted, &[after]).await
+    circuits::select(client, &wanted, &[after]).await
 }

@@ -9,7 +9,7 @@ pub(super) const CIRCUIT: &str = "c.id, c.app, c.protocol::text, c.worker, c.app
     c.frontend_mode::text, c.port, c.subdomain, c.envs, c.arguments, c.open_to_public, \
     c.allowed_client_ips, c.user_id, c.endpoint_id, c.runtime_variant, c.session_ids, \
     c.route_info, c.created_at, c.updated_at, c.origin_request_id, \
-    (SELECT p.health_check_config FROM endpoints p WHERE p.id = c.endpoint_id)";
+    (SELECT p.health_check_config FROM endpoints p WHERE p.id = c.endpoint_id), c.revocations";
 
 /// Columns of `workers w`, in the order [`worker`] reads them.
 pub(super) const WORKER: &str = "w.id, w.authority, w.frontend_mode::text, w.protocol::text, \
@@ -47,6 +47,7 @@ pub(super) fn circuit(row: &Row) -> Read<CircuitRow> {
         updated_at: row.try_get(18)?,
         origin_request_id: row.try_get(19)?,
         health_check: row.try_get(20)?,
+        revocations: row.try_get(21)?,
     })
 }
 

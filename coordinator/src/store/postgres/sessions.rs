@@ -1,7 +1,7 @@
 //! Circuits by session, service and place, and what becomes of them when a session moves or ends,
 //! in PostgreSQL.
 
-use deadpool_postgres::Transaction;
+use deadpool_postgres::{GenericClient, Transaction};
 use patchbay_common::circuit::Circuit;
 use patchbay_common::id::{CircuitId, SessionId};
 use patchbay_common::timestamp;
@@ -18,7 +18,7 @@ const LEADS_THERE: &str = "(c.endpoint_id IS NOT NULL AND c.route_info @> \
 
 /// The circuits that match, by key.
 pub(super) async fn circuits(
-    tx: &Transaction<'_>,
+    client: &impl GenericClient,
     filter: &CircuitFilter,
     limit: usize,
 ) -> Result<Vec<Circuit>> {
@@ -49,7 +49,7 @@ pub(super) async fn circuits(
         rows::CIRCUIT,
         conditions.join(" AND ")
     );
-    let rows = tx.query(&sql, &params).await.doing(DOING)?;
+    let rows = client.query(&sql, &params).await.doing(DOING)?;
     Ok(circuits::read_all(&rows))
 }
 

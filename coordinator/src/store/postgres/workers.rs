@@ -1,7 +1,7 @@
 //! Workers in PostgreSQL.
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::Transaction;
+use deadpool_postgres::{GenericClient, Transaction};
 use patchbay_common::circuit::AppMode;
 use patchbay_common::id::WorkerId;
 use patchbay_common::timestamp;
@@ -20,7 +20,7 @@ const READING: &str = "reading workers";
 /// Adds or updates the worker of this authority.
 pub(super) async fn register(tx: &Transaction<'_>, registration: &Registration) -> Result<Worker> {
     // Two registrations of one new name come one after the other, so that both nodes count.
-    pool::take_turns(tx, &format!("worker/{}", registration.authority)).await?;
+    pool::take_turns(tx, &[format!("worker/{}", registration.authority)]).await?;
     let known = one(
         tx,
         "w.authority = $1 FOR UPDATE OF w",
@@ -295,7 +295,7 @@ pub(super) async fn leave(
 
 /// Marks silent workers as lost.
 pub(super) async fn mark_lost(
-    tx: &Transaction<'_>,
+    client: &impl GenericClient,
     silent_since: DateTime<Utc>,
 ) -> Result<Vec<Worker>> {
     let sql = format!(
@@ -303,12 +303,12 @@ pub(super) async fn mark_lost(
          WHERE w.status = 'ALIVE' AND coalesce(w.updated_at, w.created_at) < $1 RETURNING {}",
         rows::WORKER
     );
-    select(tx, &sql, &[&silent_since]).await
+    select(client, &sql, &[&silent_since]).await
 }
 
 /// The worker of this id.
-pub(super) async fn get(tx: &Transaction<'_>, id: WorkerId) -> Result<Option<Worker>> {
-    one(tx, "w.id = $1", &id.0).await
+pub(super) async fn get(client: &impl GenericClient, id: WorkerId) -> Result<Option<Worker>> {
+    one(client, "w.id = $1", &id.0).await
 }
 
 /// The worker of this id, locked until the transaction ends.
@@ -317,33 +317,36 @@ pub(super) async fn lock(tx: &Transaction<'_>, id: WorkerId) -> Result<Option<Wo
 }
 
 /// The worker of this name.
-pub(super) async fn by_authority(tx: &Transaction<'_>, authority: &str) -> Result<Option<Worker>> {
-    one(tx, "w.authority = $1", &authority).await
+pub(super) async fn by_authority(
+    client: &impl GenericClient,
+    authority: &str,
+) -> Result<Option<Worker>> {
+    one(client, "w.authority = $1", &authority).await
 }
 
 /// All workers.
-pub(super) async fn all(tx: &Transaction<'_>) -> Result<Vec<Worker>> {
+pub(super) async fn all(client: &impl GenericClient) -> Result<Vec<Worker>> {
     let sql = format!(
         "SELECT {} FROM workers w ORDER BY w.authority",
         rows::WORKER
     );
-    let statement = tx.prepare_cached(&sql).await.doing(READING)?;
-    let rows = tx.query(&statement, &[]).await.doing(READING)?;
+    let statement = client.prepare_cached(&sql).await.doing(READING)?;
+    let rows = client.query(&statement, &[]).await.doing(READING)?;
     let rows = rows.iter().map(|row| rows::worker(row).doing(READING));
     Ok(stored::readable_workers(rows))
 }
 
 /// All filters.
-pub(super) async fn filters(tx: &Transaction<'_>) -> Result<Vec<(WorkerId, AppFilter)>> {
+pub(super) async fn filters(client: &impl GenericClient) -> Result<Vec<(WorkerId, AppFilter)>> {
     const DOING: &str = "reading filters";
-    let statement = tx
+    let statement = client
         .prepare_cached(
             "SELECT worker, property_name, property_value FROM worker_app_filters \
              ORDER BY worker, property_name, property_value",
         )
         .await
         .doing(DOING)?;
-    let rows = tx.query(&statement, &[]).await.doing(DOING)?;
+    let rows = client.query(&statement, &[]).await.doing(DOING)?;
     let filter = |row: &tokio_postgres::Row| AppFilter {
         key: row.get(1),
         value: row.get(2),
@@ -355,22 +358,22 @@ pub(super) async fn filters(tx: &Transaction<'_>) -> Result<Vec<(WorkerId, AppFi
 }
 
 async fn one(
-    tx: &Transaction<'_>,
+    client: &impl GenericClient,
     condition: &str,
     key: &(dyn ToSql + Sync),
 ) -> Result<Option<Worker>> {
     let sql = format!("SELECT {} FROM workers w WHERE {condition}", rows::WORKER);
-    let mut found = select(tx, &sql, &[key]).await?;
+    let mut found = select(client, &sql, &[key]).await?;
     Ok(found.pop())
 }
 
 async fn select(
-    tx: &Transaction<'_>,
+    client: &impl GenericClient,
     sql: &str,
     params: &[&(dyn ToSql + Sync)],
 ) -> Result<Vec<Worker>> {
-    let statement = tx.prepare_cached(sql).await.doing(READING)?;
-    let rows = tx.query(&statement, params).await.doing(READING)?;
+    let statement = client.prepare_cached(sql).await.doing(READING)?;
+    let rows = client.query(&statement, params).await.doing(READING)?;
     rows.iter()
         .map(|row| rows::worker(row).doing(READING).and_then(WorkerRow::read))
         .collect()

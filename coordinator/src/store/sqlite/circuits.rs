@@ -15,7 +15,8 @@ use crate::store::audit::Record;
 use crate::store::error::Doing;
 use crate::store::stored::{self, CircuitRow};
 use crate::store::{
-    Action, Cause, Closed, LongOpen, NewCircuit, Opened, Result, Reuse, StoreError, WorkerCircuits,
+    Action, Cause, Closed, HeldSlot, HeldSlots, LongOpen, NewCircuit, Opened, Result, Reuse,
+    StoreError, WorkerCircuits,
 };
 
 const OPENING: &str = "opening a circuit";
@@ -223,8 +224,8 @@ pub(super) fn long_open(
 ) -> Result<Vec<LongOpen>> {
     let after = after.map(|id| id.to_string()).unwrap_or_default();
     tx.prepare_cached(
-        "SELECT id, app, created_at FROM circuits WHERE app_mode = 'INTERACTIVE' \
-         AND protocol IN ('HTTP', 'TCP') AND created_at < ?1 AND id > ?2 ORDER BY id LIMIT ?3",
+        "SELECT id, app, created_at, worker FROM circuits \
+         WHERE app_mode = 'INTERACTIVE' AND protocol IN ('HTTP', 'TCP') AND created_at < ?1 AND id > ?2 ORDER BY id LIMIT ?3",
     )
     .and_then(|mut statement| {
         let wanted = params![
@@ -238,6 +239,7 @@ pub(super) fn long_open(
                     id: CircuitId(rows::uuid(row, 0)?),
                     app: row.get(1)?,
                     opened: rows::time(row, 2)?,
+                    worker: WorkerId(rows::uuid(row, 3)?),
                 })
             })?
             .collect()
@@ -300,6 +302,32 @@ pub(super) fn of_worker(tx: &Transaction<'_>, id: WorkerId) -> Result<Option<Wor
     }
     Ok(Some(WorkerCircuits {
         circuits: select(tx, "c.worker = ?1", &id.to_string())?,
+        generation: events::generation(tx, id)?,
+    }))
+}
+
+/// The slots that a worker's circuits hold, and its generation.
+pub(super) fn held_slots(tx: &Transaction<'_>, id: WorkerId) -> Result<Option<HeldSlots>> {
+    if workers::get(tx, id)?.is_none() {
+        return Ok(None);
+    }
+    let slots = tx
+        .prepare_cached(
+            "SELECT id, port, subdomain FROM circuits WHERE worker = ?1 ORDER BY created_at, id",
+        )
+        .and_then(|mut statement| {
+            let slot = |row: &rusqlite::Row<'_>| {
+                Ok(HeldSlot {
+                    circuit: CircuitId(rows::uuid(row, 0)?),
+                    port: row.get(1)?,
+                    subdomain: row.get(2)?,
+                })
+            };
+            statement.query_map([id.to_string()], slot)?.collect()
+        })
+        .doing("listing slots")?;
+    Ok(Some(HeldSlots {
+        slots,
         generation: events::generation(tx, id)?,
     }))
 }

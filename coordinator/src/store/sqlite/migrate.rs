@@ -30,6 +30,26 @@ fn known() -> Result<Vec<Migration>> {
             "V4__route_reports",
             include_str!("../../../migrations/sqlite/V4__route_reports.sql"),
         ),
+        (
+            "V5__token_age",
+            include_str!("../../../migrations/sqlite/V5__token_age.sql"),
+        ),
+        (
+            "V6__uses",
+            include_str!("../../../migrations/sqlite/V6__uses.sql"),
+        ),
+        (
+            "V7__revocations",
+            include_str!("../../../migrations/sqlite/V7__revocations.sql"),
+        ),
+        (
+            "V8__services",
+            include_str!("../../../migrations/sqlite/V8__services.sql"),
+        ),
+        (
+            "V9__tunnels",
+            include_str!("../../../migrations/sqlite/V9__tunnels.sql"),
+        ),
     ];
     let read = |(name, sql)| Migration::unapplied(name, sql).doing(DOING);
     known.into_iter().map(read).collect()

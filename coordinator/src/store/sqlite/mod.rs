@@ -14,9 +14,13 @@ mod events;
 mod migrate;
 mod moves;
 mod reports;
+mod revoke;
 mod rows;
+mod services;
 mod sessions;
 mod tokens;
+mod tunnels;
+mod uses;
 mod workers;
 
 use std::time::Duration;
@@ -24,8 +28,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use patchbay_common::circuit::Circuit;
+use patchbay_common::grant::Revocation;
 use patchbay_common::id::{CircuitId, EndpointId, SessionId, TokenId, WorkerId};
 use patchbay_common::route_report::RouteReport;
+use patchbay_common::timestamp;
+use patchbay_common::tunnel::{Claim, Holdings, Settled};
+use patchbay_common::use_report::{CircuitUse, UseReport};
 use patchbay_common::worker::{AppFilter, Registration, Worker};
 use uuid::Uuid;
 
@@ -34,7 +42,7 @@ pub use connection::SqliteStore;
 
 use super::error::Doing as _;
 use super::{
-    AuditEntry, AuditFilter, Cause, CircuitFilter, Closed, Ended, Figures, HealthCheck,
+    AuditEntry, AuditFilter, Cause, CircuitFilter, Closed, Ended, Figures, HealthCheck, HeldSlots,
     LoggedEvent, LongOpen, Moved, NewCircuit, NewEndpoint, NodeReport, Opened, Rerouted, Rerouting,
     Result, Reuse, RouteChange, SessionToken, Store, WorkerCircuits, fit,
 };
@@ -75,6 +83,11 @@ impl Store for SqliteStore {
 
     async fn token(&self, id: TokenId) -> Result<Option<SessionToken>> {
         self.look("reading a token", move |tx| tokens::get(tx, id))
+            .await
+    }
+
+    async fn prune_tokens(&self, before: DateTime<Utc>, limit: usize) -> Result<u64> {
+        self.change("pruning tokens", move |tx| tokens::prune(tx, before, limit))
             .await
     }
 
@@ -176,6 +189,11 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn held_slots(&self, id: WorkerId) -> Result<Option<HeldSlots>> {
+        self.look("listing slots", move |tx| circuits::held_slots(tx, id))
+            .await
+    }
+
     async fn close_circuits(&self, ids: &[CircuitId], cause: &Cause) -> Result<Vec<Closed>> {
         let (ids, cause) = (ids.to_vec(), cause.clone());
         self.change("closing circuits", move |tx| {
@@ -214,6 +232,19 @@ impl Store for SqliteStore {
         .await
     }
 
+    async fn revoke(
+        &self,
+        id: CircuitId,
+        revocation: &Revocation,
+        cause: &Cause,
+    ) -> Result<Option<Rerouted>> {
+        let (revocation, cause) = (revocation.clone(), cause.clone());
+        self.change("revoking a grant", move |tx| {
+            revoke::revoke(tx, id, &revocation, &cause)
+        })
+        .await
+    }
+
     async fn end_session(&self, session: SessionId, cause: &Cause) -> Result<Ended> {
         let cause = cause.clone();
         self.change("ending a session", move |tx| {
@@ -230,6 +261,32 @@ impl Store for SqliteStore {
     ) -> Result<Vec<LongOpen>> {
         self.look("listing circuits", move |tx| {
             circuits::long_open(tx, opened_before, after, limit)
+        })
+        .await
+    }
+
+    async fn note_uses(
+        &self,
+        worker: WorkerId,
+        node: Option<&str>,
+        report: &UseReport,
+    ) -> Result<bool> {
+        let (node, report) = (node.map(str::to_owned), report.clone());
+        self.change("noting uses of circuits", move |tx| {
+            uses::note(tx, worker, node.as_deref(), &report)
+        })
+        .await
+    }
+
+    async fn uses(&self, ids: &[CircuitId]) -> Result<Vec<CircuitUse>> {
+        let ids = ids.to_vec();
+        self.look("reading uses of circuits", move |tx| uses::of(tx, &ids))
+            .await
+    }
+
+    async fn told_all_uses(&self, since: DateTime<Utc>) -> Result<Vec<WorkerId>> {
+        self.look("reading uses of circuits", move |tx| {
+            uses::told_all(tx, since)
         })
         .await
     }
@@ -366,6 +423,26 @@ impl Store for SqliteStore {
     async fn reports(&self, since: DateTime<Utc>) -> Result<Vec<NodeReport>> {
         self.look("reading reports of routes", move |tx| {
             reports::since(tx, since)
+        })
+        .await
+    }
+
+    async fn claim_tunnels(
+        &self,
+        worker: WorkerId,
+        node: &str,
+        claim: &Claim,
+    ) -> Result<Option<Settled>> {
+        let (node, claim) = (node.to_owned(), claim.clone());
+        self.change("claiming tunnels", move |tx| {
+            tunnels::claim(tx, worker, &node, claim)
+        })
+        .await
+    }
+
+    async fn holdings(&self) -> Result<Holdings> {
+        self.look("reading who holds tunnels", |tx| {
+            tunnels::all(tx, timestamp::now())
         })
         .await
     }

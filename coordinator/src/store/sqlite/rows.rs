@@ -14,7 +14,7 @@ pub(super) const CIRCUIT: &str = "c.id, c.app, c.protocol, c.worker, c.app_mode,
      c.port, c.subdomain, c.envs, c.arguments, c.open_to_public, c.allowed_client_ips, c.user_id, \
      c.endpoint_id, c.runtime_variant, c.session_ids, c.route_info, c.created_at, c.updated_at, \
      c.origin_request_id, \
-     (SELECT p.health_check_config FROM endpoints p WHERE p.id = c.endpoint_id)";
+     (SELECT p.health_check_config FROM endpoints p WHERE p.id = c.endpoint_id), c.revocations";
 
 /// Columns of `workers w`, as [`worker`] reads them.
 pub(super) const WORKER: &str = "w.id, w.authority, w.frontend_mode, w.protocol, w.hostname, \
@@ -55,6 +55,7 @@ pub(super) fn circuit(row: &Row<'_>) -> rusqlite::Result<CircuitRow> {
         updated_at: Some(time(row, 18)?),
         origin_request_id: row.get(19)?,
         health_check: optional_json(row, 20)?,
+        revocations: row.get(21)?,
     })
 }
 

@@ -1,9 +1,11 @@
 //! Tokens in SQLite.
 
+use chrono::{DateTime, Utc};
 use patchbay_common::id::TokenId;
+use patchbay_common::timestamp;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
-use super::rows::uuid;
+use super::rows::{micros, uuid};
 use crate::store::error::Doing;
 use crate::store::{Result, SessionToken, stored};
 
@@ -11,7 +13,8 @@ use crate::store::{Result, SessionToken, stored};
 pub(super) fn add(tx: &Transaction<'_>, token: &SessionToken) -> Result<()> {
     tx.prepare_cached(
         "INSERT INTO tokens (id, login_session_token, kernel_host, kernel_port, session_id, \
-         user_uuid, group_id, access_key, domain_name) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9)",
+         user_uuid, group_id, access_key, domain_name, created_at) \
+         VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10)",
     )
     .and_then(|mut statement| {
         statement.execute(params![
@@ -24,6 +27,7 @@ pub(super) fn add(tx: &Transaction<'_>, token: &SessionToken) -> Result<()> {
             token.project.to_string(),
             token.access_key,
             token.domain_name,
+            micros(timestamp::now()),
         ])
     })
     .map(drop)
@@ -47,6 +51,21 @@ pub(super) fn get(tx: &Transaction<'_>, id: TokenId) -> Result<Option<SessionTok
         })
     })
     .transpose()
+}
+
+/// Forgets old tokens of sessions that have no circuit.
+pub(super) fn prune(tx: &Transaction<'_>, before: DateTime<Utc>, limit: usize) -> Result<u64> {
+    let forgotten = tx
+        .prepare_cached(
+            "DELETE FROM tokens WHERE id IN (SELECT t.id FROM tokens t WHERE t.created_at < ?1 \
+             AND NOT EXISTS (SELECT 1 FROM circuits c, json_each(c.session_ids) s \
+             WHERE s.value = t.session_id) ORDER BY t.created_at LIMIT ?2)",
+        )
+        .and_then(|mut statement| {
+            statement.execute(params![micros(before), stored::limit_column(limit)])
+        })
+        .doing("pruning tokens")?;
+    Ok(forgotten as u64)
 }
 
 /// The token without its port, and the port as it is stored.

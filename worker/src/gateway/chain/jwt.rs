@@ -63,7 +63,9 @@ pub struct JwtSettings {
 #[derive(Debug)]
 pub struct Jwt {
     settings: JwtSettings,
-    validation: Validation,
+    /// For each algorithm its own: the library takes no key where algorithms of other families are
+    /// accepted too.
+    validations: Vec<(Algorithm, Validation)>,
     verified: Mutex<HashMap<String, Verified, RandomState>>,
 }
 
@@ -79,9 +81,7 @@ struct Verified {
 impl Jwt {
     /// The stage for these settings.
     pub fn new(settings: JwtSettings) -> Self {
-        let first = settings.algorithms.first().copied().unwrap_or_default();
-        let mut validation = Validation::new(first);
-        validation.algorithms.clone_from(&settings.algorithms);
+        let mut validation = Validation::new(Algorithm::default());
         validation.leeway = settings.leeway;
         validation.validate_nbf = true;
         validation.validate_aud = !settings.audiences.is_empty();
@@ -93,9 +93,14 @@ impl Jwt {
             validation.set_issuer(&settings.issuers);
             validation.required_spec_claims.insert("iss".into());
         }
+        let of = |algorithm: &Algorithm| {
+            let mut validation = validation.clone();
+            validation.algorithms = vec![*algorithm];
+            (*algorithm, validation)
+        };
         Self {
+            validations: settings.algorithms.iter().map(of).collect(),
             settings,
-            validation,
             verified: Mutex::default(),
         }
     }
@@ -155,38 +160,24 @@ impl Jwt {
 
     fn verify(&self, token: &str) -> Result<Value, CredentialFault> {
         let header = jsonwebtoken::decode_header(token).map_err(|error| fault(&error))?;
-        if !self.settings.algorithms.contains(&header.alg) {
-            return Err(CredentialFault::Algorithm);
+        let mut validations = self.validations.iter();
+        let found = validations.find(|(algorithm, _)| *algorithm == header.alg);
+        let (_, validation) = found.ok_or(CredentialFault::Algorithm)?;
+        // RFC 7515 §4.1.11: extensions that must be understood, and none is here.
+        if header.crit.is_some() {
+            return Err(CredentialFault::Malformed);
         }
         match &self.settings.keys {
             KeySource::Fixed(keys) => {
                 let fitting = keys.iter().filter(|key| fits(key, header.alg));
-                self.verify_by(token, fitting)
+                verify_by(token, validation, fitting)
             }
             KeySource::Endpoint(endpoint) => {
                 let set = endpoint.keys();
                 let fitting = set.candidates(header.kid.as_deref(), header.alg);
-                self.verify_by(token, fitting)
+                verify_by(token, validation, fitting)
             }
         }
-    }
-
-    fn verify_by<'a>(
-        &self,
-        token: &str,
-        keys: impl Iterator<Item = &'a DecodingKey>,
-    ) -> Result<Value, CredentialFault> {
-        let mut why = CredentialFault::UnknownKey;
-        for key in keys {
-            match jsonwebtoken::decode::<Value>(token, key, &self.validation) {
-                Ok(data) => return Ok(data.claims),
-                Err(error) => why = fault(&error),
-            }
-            if why != CredentialFault::Signature {
-                break;
-            }
-        }
-        Err(why)
     }
 
     fn unknown_key(&self, passage: &Passage) -> Result<Option<Step>, GatewayRefusal> {
@@ -265,6 +256,24 @@ impl Jwt {
         verified.insert(token.to_owned(), entry);
         claims
     }
+}
+
+fn verify_by<'a>(
+    token: &str,
+    validation: &Validation,
+    keys: impl Iterator<Item = &'a DecodingKey>,
+) -> Result<Value, CredentialFault> {
+    let mut why = CredentialFault::UnknownKey;
+    for key in keys {
+        match jsonwebtoken::decode::<Value>(token, key, validation) {
+            Ok(data) => return Ok(data.claims),
+            Err(error) => why = fault(&error),
+        }
+        if why != CredentialFault::Signature {
+            break;
+        }
+    }
+    Err(why)
 }
 
 /// Whether a key may check this algorithm.

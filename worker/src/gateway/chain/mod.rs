@@ -1,19 +1,21 @@
 //! What a request passes between its route and its service: authentication, rate limit,
-//! addresses, CORS, in the order its route names them.
+//! addresses, CORS, compression, in the order its route names them.
 //!
 //! A stage knows no engine: it reads a borrowed [`Head`] and leaves what it found in a
 //! [`Passage`]. Nothing here blocks. Where a stage has to ask somebody (keys it does not know, an
-//! authentication service), it answers [`Step::Wait`]; the engine awaits that and runs the chain
+//! authentication service, a shared limit), it answers [`Step::Wait`]; the engine awaits that and runs the chain
 //! again, which goes on where it stopped. A panic in a stage is an internal error of one request.
 
 mod addresses;
 mod api_key;
+mod compress;
 mod cors;
 mod forward;
 mod jwks;
 mod jwt;
 mod permissions;
 mod rate_limit;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -27,12 +29,14 @@ use crate::stage::{Client, Head};
 
 pub use addresses::Addresses;
 pub use api_key::{ApiKeys, Holder};
+pub use compress::{Compress, Compressing};
 pub use cors::Cors;
 pub use forward::{ForwardAuth, ForwardSettings, Inquiry};
 pub use jwks::{Jwks, JwksSettings};
 pub use jwt::{Jwt, JwtSettings, KeySource};
 pub use permissions::Required;
-pub use rate_limit::{LimitKey, RateLimit};
+pub use rate_limit::{Asking, LimitKey, RateLimit};
+pub use shared::{Ledger, NoLedger, Taken, Want};
 
 /// One stage of a chain.
 #[derive(Clone, Debug)]
@@ -49,6 +53,8 @@ pub enum Stage {
     Addresses(Arc<Addresses>),
     /// Other origins.
     Cors(Arc<Cors>),
+    /// Compressed answers.
+    Compress(Arc<Compress>),
     /// A stage with a fault.
     #[cfg(test)]
     Panic,
@@ -65,6 +71,7 @@ pub struct Passage {
     /// The stage at `at` has waited.
     waited: bool,
     reply: Option<forward::Reply>,
+    decision: Option<shared::Decision>,
     /// Who asks, where a stage knows.
     pub subject: Option<String>,
     /// By what right, for the log.
@@ -75,6 +82,8 @@ pub struct Passage {
     pub hidden: Vec<HeaderName>,
     /// Headers added to any answer.
     pub to_client: Vec<(HeaderName, HeaderValue)>,
+    /// How its answer may be compressed.
+    pub compressing: Option<Compressing>,
 }
 
 /// What is to be done with a request.
@@ -108,6 +117,8 @@ pub enum Wait {
     Keys(Arc<Jwks>),
     /// What another service says.
     Inquiry(Box<Inquiry>),
+    /// Tokens of a limit that several workers share.
+    Tokens(Box<Asking>),
 }
 
 impl Wait {
@@ -116,6 +127,7 @@ impl Wait {
         match self {
             Self::Keys(keys) => keys.look_again().await,
             Self::Inquiry(inquiry) => passage.reply = Some(inquiry.ask().await),
+            Self::Tokens(asking) => passage.decision = Some(asking.ask().await),
         }
         passage.waited = true;
     }
@@ -181,6 +193,7 @@ impl Stage {
             Self::RateLimit(limit) => limit.run(head, client, route, passage),
             Self::Addresses(addresses) => addresses.run(client),
             Self::Cors(cors) => cors.run(head, passage),
+            Self::Compress(compress) => compress.run(head, passage),
             #[cfg(test)]
             Self::Panic => panic!("a fault"),
         }

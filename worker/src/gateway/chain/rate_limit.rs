@@ -2,8 +2,11 @@
 //!
 //! A request without the thing it is keyed by shares one bucket with all such requests. Buckets
 //! that are full again are dropped, and their number is bounded: where it is reached, new keys
-//! share one bucket until others are dropped.
+//! share one bucket until others are dropped. A shared limit takes its tokens where other workers
+//! take theirs (`shared`); this worker's own bucket is charged too, so that it is no gift when it
+//! has to decide alone.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -16,8 +19,10 @@ use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use http::HeaderName;
+use sha2::{Digest as _, Sha256};
 
-use super::{Passage, Step, header_value};
+use super::shared::{Decision, Ledger, Lots};
+use super::{Passage, Step, Wait, header_value};
 use crate::gateway::refusal::GatewayRefusal;
 use crate::stage::{Client, Head};
 
@@ -50,6 +55,12 @@ pub enum LimitKey {
     Route,
 }
 
+/// What tells one client from another.
+enum Told<'a> {
+    Address(u128),
+    Text(Option<&'a [u8]>),
+}
+
 /// A limit.
 #[derive(Debug)]
 pub struct RateLimit {
@@ -65,6 +76,22 @@ pub struct RateLimit {
     checks: AtomicU64,
     full: AtomicBool,
     sweeping: AtomicBool,
+    /// Where it is shared with other workers.
+    lots: Option<Arc<Lots>>,
+}
+
+/// A question to the ledger of a shared limit.
+#[derive(Debug)]
+pub struct Asking {
+    lots: Arc<Lots>,
+    key: u64,
+    bucket: String,
+}
+
+impl Asking {
+    pub(super) async fn ask(self) -> Decision {
+        self.lots.ask(self.key, &self.bucket).await
+    }
 }
 
 impl RateLimit {
@@ -86,7 +113,15 @@ impl RateLimit {
             checks: AtomicU64::new(0),
             full: AtomicBool::new(false),
             sweeping: AtomicBool::new(false),
+            lots: None,
         })
+    }
+
+    /// The same, shared with every worker that takes from this ledger.
+    #[must_use]
+    pub fn shared(mut self, ledger: Arc<dyn Ledger>) -> Self {
+        self.lots = Some(Arc::new(Lots::new(ledger, self.period, self.burst)));
+        self
     }
 
     /// What it is keyed by.
@@ -96,18 +131,25 @@ impl RateLimit {
 
     /// Buckets there are.
     pub fn buckets(&self) -> usize {
-        self.buckets.len()
+        let shared = self.lots.as_ref().map_or(0, |lots| lots.len());
+        self.buckets.len().max(shared)
     }
 
     /// Drops the buckets that are full again.
     pub fn sweep(&self) {
         self.buckets.retain_recent();
         self.buckets.shrink_to_fit();
+        if let Some(lots) = &self.lots {
+            lots.sweep();
+        }
     }
 
     pub(super) fn start(self: &Arc<Self>) {
         if self.sweeping.swap(true, Ordering::Relaxed) {
             return;
+        }
+        if let Some(lots) = &self.lots {
+            lots.open();
         }
         let limit = Arc::downgrade(self);
         tokio::spawn(async move {
@@ -123,16 +165,52 @@ impl RateLimit {
     }
 
     fn bucket(&self, head: &Head<'_>, client: &Client, route: &str, passage: &Passage) -> u64 {
-        let hash = match &self.key {
-            LimitKey::Address => match client.address.ip().to_canonical() {
-                IpAddr::V4(ip) => self.hasher.hash_one((route, ip)),
-                IpAddr::V6(ip) => self.hasher.hash_one((route, ip.to_bits() >> 64)),
-            },
-            LimitKey::Subject => self.hasher.hash_one((route, passage.subject.as_deref())),
-            LimitKey::Header(name) => self.hasher.hash_one((route, head.headers.get(name))),
-            LimitKey::Route => self.hasher.hash_one(route),
+        let hash = match self.told_by(head, client, passage) {
+            Told::Address(bits) => self.hasher.hash_one((route, bits)),
+            Told::Text(text) => self.hasher.hash_one((route, text)),
         };
         if self.is_full() { CROWD } else { hash }
+    }
+
+    /// What the buckets of one route are told apart by.
+    fn told_by<'a>(&self, head: &'a Head<'_>, client: &Client, passage: &'a Passage) -> Told<'a> {
+        match &self.key {
+            LimitKey::Address => Told::Address(match client.address.ip().to_canonical() {
+                IpAddr::V4(ip) => u128::from(ip.to_bits()),
+                // No /64 network in use is that small a number.
+                IpAddr::V6(ip) => ip.to_bits() >> 64 << 64,
+            }),
+            LimitKey::Subject => Told::Text(passage.subject.as_deref().map(str::as_bytes)),
+            LimitKey::Header(name) => Told::Text(head.headers.get(name)),
+            LimitKey::Route => Told::Text(None),
+        }
+    }
+
+    /// A bucket's name for the ledger: the same on all workers, of bounded length, and nobody can
+    /// read a credential from it.
+    fn name_of(&self, key: u64, head: &Head<'_>, route: &str, at: (&Client, &Passage)) -> String {
+        let mut digest = Sha256::new();
+        for part in [route.as_bytes(), &self.burst.to_be_bytes()] {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        digest.update(self.period.as_nanos().to_be_bytes());
+        match self.told_by(head, at.0, at.1) {
+            _ if key == CROWD => digest.update(b"crowd"),
+            Told::Address(bits) => digest.update(bits.to_be_bytes()),
+            Told::Text(None) => {}
+            Told::Text(Some(text)) => {
+                digest.update([0]);
+                digest.update(text);
+            }
+        }
+        let digest = digest.finalize();
+        let mut name = format!("patchbay:limit:{}:", self.name);
+        for byte in &digest[..16] {
+            // Writing to a String cannot fail.
+            let _ = write!(name, "{byte:02x}");
+        }
+        name
     }
 
     /// Counting visits every shard, so it is done now and then; a few buckets too many do not hurt.
@@ -142,7 +220,7 @@ impl RateLimit {
             .fetch_add(1, Ordering::Relaxed)
             .is_multiple_of(COUNT_EVERY)
         {
-            let full = self.buckets.len() >= MAX_BUCKETS;
+            let full = self.buckets() >= MAX_BUCKETS;
             self.full.store(full, Ordering::Relaxed);
         }
         self.full.load(Ordering::Relaxed)
@@ -156,6 +234,40 @@ impl RateLimit {
         passage: &mut Passage,
     ) -> Result<Option<Step>, GatewayRefusal> {
         let bucket = self.bucket(head, client, route, passage);
+        if let Some(lots) = &self.lots {
+            let told = passage.decision.take();
+            match told.or_else(|| lots.decide(bucket)) {
+                None => {
+                    let asking = Asking {
+                        lots: Arc::clone(lots),
+                        key: bucket,
+                        bucket: self.name_of(bucket, head, route, (client, &*passage)),
+                    };
+                    return Ok(Some(Step::Wait(Wait::Tokens(Box::new(asking)))));
+                }
+                Some(Decision::Go(left)) => {
+                    // Its own bucket may be empty: others decide now.
+                    let _ = self.buckets.check_key(&bucket);
+                    let full_in = self.period.saturating_mul(self.burst.saturating_sub(left));
+                    self.tell(passage, left, whole_seconds(full_in));
+                    return Ok(None);
+                }
+                Some(Decision::Stop(wait)) => {
+                    let retry_after = whole_seconds(wait).max(1);
+                    self.tell(passage, 0, retry_after);
+                    return Err(GatewayRefusal::TooMany { retry_after });
+                }
+                Some(Decision::Alone) => {}
+            }
+        }
+        self.decide_alone(bucket, passage)
+    }
+
+    fn decide_alone(
+        &self,
+        bucket: u64,
+        passage: &mut Passage,
+    ) -> Result<Option<Step>, GatewayRefusal> {
         match self.buckets.check_key(&bucket) {
             Ok(state) => {
                 let left = state.remaining_burst_capacity();

@@ -2,7 +2,9 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Addresses, Chain, LimitKey, Passage, RateLimit, Stage, Step};
+use futures_util::future::BoxFuture;
+
+use super::{Addresses, Chain, Ledger, LimitKey, Passage, RateLimit, Stage, Step, Taken, Want};
 use crate::gateway::refusal::GatewayRefusal;
 use crate::gateway::trial::{Headers, client, head};
 
@@ -111,5 +113,73 @@ fn full_buckets_are_dropped() {
         limit.sweep();
         assert!(began.elapsed() < Duration::from_secs(10), "not dropped");
         std::thread::yield_now();
+    }
+}
+
+/// Grants everything.
+#[derive(Debug)]
+struct Generous;
+
+impl Ledger for Generous {
+    fn open(&self) {}
+
+    fn is_up(&self) -> bool {
+        true
+    }
+
+    fn take(&self, want: Want) -> BoxFuture<'static, Option<Taken>> {
+        let taken = Taken {
+            tokens: want.tokens,
+            left: want.burst - want.tokens,
+            wait: Duration::ZERO,
+        };
+        Box::pin(std::future::ready(Some(taken)))
+    }
+}
+
+/// Resident memory of this process, in bytes.
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4_096
+}
+
+/// `cargo test -p patchbay-worker --release a_million -- --nocapture` tells what they take.
+#[tokio::test]
+async fn a_million_keys_fit_and_go_when_they_are_idle() {
+    const KEYS: usize = 1_000_000;
+    for shared in [false, true] {
+        let burst = NonZeroU32::new(1).unwrap();
+        let period = Duration::from_millis(20);
+        let key = LimitKey::Header("k".into());
+        let mut limit = RateLimit::new("l", key, period, burst).unwrap();
+        if shared {
+            limit = limit.shared(Arc::new(Generous));
+        }
+        let limit = Arc::new(limit);
+        let chain = Chain::new(vec![Stage::RateLimit(Arc::clone(&limit))]);
+        let before = resident();
+        for key in 0..KEYS {
+            let headers = Headers::of(&[("k", &key.to_string())]);
+            let (step, mut passage) = run(&chain, "10.0.0.1", &headers, "r");
+            let step = match step {
+                Step::Wait(wait) => {
+                    wait.resolve(&mut passage).await;
+                    let head = head("GET", "/x", &headers);
+                    chain.run(&head, &client("10.0.0.1"), "r", &mut passage)
+                }
+                step => step,
+            };
+            assert!(matches!(step, Step::Carry), "key {key}: {step:?}");
+        }
+        let grown = resident().saturating_sub(before) >> 20;
+        println!("{} keys, shared: {shared}: {grown} MB", limit.buckets());
+        assert!(limit.buckets() > KEYS * 99 / 100, "{}", limit.buckets());
+        assert!(grown < 200, "{grown} MB");
+        let began = std::time::Instant::now();
+        while limit.buckets() > 0 {
+            limit.sweep();
+            assert!(began.elapsed() < Duration::from_secs(20), "not dropped");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }

@@ -4,12 +4,13 @@
 pub(crate) mod sections;
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use patchbay_common::client_ips::parse_network;
-use patchbay_common::config::{HostPort, Loader, Mistake, Strictness};
+use patchbay_common::config::{HostPort, Loader, Mistake, Seconds, Strictness};
 
-use super::discover;
+use super::chain::{Ledger, NoLedger};
 use super::plan::{Ground, Plan};
 use crate::tunnel;
 use crate::upstream::Settings;
@@ -17,6 +18,12 @@ use patchbay_listen::tls;
 
 /// Its name in the file.
 pub const SECTION: &str = "gateway";
+/// The section of circuits, whose coordinator is the gateway's too.
+const CIRCUITS: &str = "proxy_worker";
+/// How long idle connections to instances are kept.
+const USUAL_POOL_IDLE: Seconds = Seconds::from_secs(90);
+/// Where shared limits are kept.
+const REDIS: &str = "redis";
 /// Where it listens if it does not say.
 const USUAL_BIND: &str = "0.0.0.0:8080";
 /// Where the worker's own API listens where there is nothing but a gateway.
@@ -37,6 +44,13 @@ pub struct GatewayConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// Status for a service that does not answer in time: 408 or 504.
     pub timeout_status: u16,
+    /// The coordinator whose services are served, where the worker has no circuits: base URL
+    /// without a trailing slash.
+    pub coordinator: Option<String>,
+    /// Whether a coordinator's services are served beside those of the file.
+    pub follows: bool,
+    /// How long an idle connection to an instance is kept.
+    pub pool_idle: Seconds,
     pub(crate) sections: sections::Gateway,
 }
 
@@ -51,18 +65,26 @@ impl GatewayConfig {
         if !Self::is_in(loader) {
             return None;
         }
-        let section: sections::Gateway = loader.section(SECTION, Strictness::Ours);
+        let mut section: sections::Gateway = loader.section(SECTION, Strictness::Ours);
+        let coordinator = coordinator(loader, section.coordinator.as_deref());
+        let wished = section.follow_coordinator.unwrap_or(true);
+        section.follows = wished && (coordinator.is_some() || loader.has(CIRCUITS));
+        let mut awaiting = section.clone();
+        awaiting.await_services();
         let ground = Ground {
             rules: &Settings::default(),
             sticky_key: &[],
             tls: false,
+            ledger: loader
+                .has(REDIS)
+                .then(|| Arc::new(NoLedger) as Arc<dyn Ledger>),
         };
-        let (_, mistakes) = Plan::build(&section, &ground, None);
+        let (_, mistakes) = Plan::build(&awaiting, &ground, None);
         for (key, problem) in mistakes {
             loader.mistake(Mistake::new(format!("{SECTION}.{key}"), problem));
         }
         for (name, docker) in &section.docker {
-            if let Err(problem) = discover::docker(name, docker) {
+            if let Err(problem) = docker.watcher(name) {
                 let key = format!("{SECTION}.docker.{name}");
                 loader.mistake(Mistake::new(key, problem));
             }
@@ -82,6 +104,9 @@ impl GatewayConfig {
             tls: tls(loader, &section),
             trusted_proxies: networks(loader, &section.trusted_proxies.0),
             timeout_status: timeout_status(loader, section.timeout_status),
+            follows: section.follows,
+            coordinator,
+            pool_idle: section.pool_idle.unwrap_or(USUAL_POOL_IDLE),
             sections: section,
         })
     }
@@ -89,9 +114,12 @@ impl GatewayConfig {
     /// Keys that differ in `other` and cannot change while the process runs.
     pub fn fixed_keys_changed(&self, other: &Self) -> Vec<&'static str> {
         let keys = [
+            ("coordinator", self.coordinator != other.coordinator),
+            ("follow_coordinator", self.follows != other.follows),
             ("bind", self.binds != other.binds),
             ("admin_bind", self.admin_bind != other.admin_bind),
             ("tls_cert", self.tls != other.tls),
+            ("pool_idle", self.pool_idle != other.pool_idle),
             (
                 "trusted_proxies",
                 self.trusted_proxies != other.trusted_proxies,
@@ -100,6 +128,18 @@ impl GatewayConfig {
         let changed = keys.into_iter().filter(|(_, changed)| *changed);
         changed.map(|(key, _)| key).collect()
     }
+}
+
+fn coordinator(loader: &mut Loader, given: Option<&str>) -> Option<String> {
+    let url = given?.trim_end_matches('/');
+    if loader.has(CIRCUITS) {
+        let problem = "stands beside [proxy_worker]: its coordinator_endpoint tells";
+        loader.mistake(Mistake::new("gateway.coordinator", problem));
+    } else if !url.starts_with("http://") && !url.starts_with("https://") {
+        let problem = format!("`{url}` is not a URL: write http://host:6030");
+        loader.mistake(Mistake::new("gateway.coordinator", problem));
+    }
+    Some(url.to_owned())
 }
 
 fn timeout_status(loader: &mut Loader, given: Option<u16>) -> u16 {

@@ -11,13 +11,29 @@ use patchbay_common::client_ips::parse_network;
 
 use super::Flaw;
 use crate::gateway::chain::{
-    Addresses, ApiKeys, Cors, ForwardAuth, ForwardSettings, Holder, Jwks, JwksSettings, Jwt,
-    JwtSettings, KeySource, LimitKey, RateLimit, Required, Stage,
+    Addresses, ApiKeys, Compress, Cors, ForwardAuth, ForwardSettings, Holder, Jwks, JwksSettings,
+    Jwt, JwtSettings, KeySource, Ledger, LimitKey, RateLimit, Required, Stage,
 };
 use crate::gateway::config::sections;
+use crate::gateway::encoder::Coding;
 
 /// Patience with services that are asked for keys or decisions.
 const USUAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// What is worth compressing, where nobody says otherwise: pictures and archives are compressed.
+const USUAL_TYPES: [&str; 8] = [
+    "text/*",
+    "application/json",
+    "application/javascript",
+    "application/xml",
+    "application/wasm",
+    "image/svg+xml",
+    "*+json",
+    "*+xml",
+];
+/// A shorter answer fits a packet as it is.
+const USUAL_MINIMUM: u64 = 1_024;
+/// More than this is an error of units, and more than the age of all clocks cannot be reckoned with.
+const MOST_LEEWAY: Duration = Duration::from_secs(20 * 365 * 86_400);
 /// Between fetches of keys that tokens ask for.
 const USUAL_COOLDOWN: Duration = Duration::from_secs(10);
 
@@ -25,6 +41,7 @@ const USUAL_COOLDOWN: Duration = Duration::from_secs(10);
 struct Notes<'a> {
     name: &'a str,
     kind: &'static str,
+    ledger: Option<&'a Arc<dyn Ledger>>,
     flaws: &'a mut Vec<Flaw>,
 }
 
@@ -70,6 +87,7 @@ impl Notes<'_> {
 pub(super) fn build(
     name: &str,
     section: &sections::Middleware,
+    ledger: Option<&Arc<dyn Ledger>>,
     flaws: &mut Vec<Flaw>,
 ) -> Option<Stage> {
     let before = flaws.len();
@@ -77,6 +95,7 @@ pub(super) fn build(
     let mut notes = Notes {
         name,
         kind: "",
+        ledger,
         flaws,
     };
     if let Some(section) = &section.jwt {
@@ -97,9 +116,12 @@ pub(super) fn build(
     if let Some(section) = &section.cors {
         found.push(cors(section, notes.of("cors")));
     }
+    if let Some(section) = &section.compress {
+        found.push(compress(section, notes.of("compress")));
+    }
     if found.len() != 1 {
-        let problem = "must be exactly one of jwt, api_key, forward_auth, rate_limit, addresses \
-                       and cors";
+        let problem = "must be exactly one of jwt, api_key, forward_auth, rate_limit, addresses, \
+                       cors and compress";
         flaws.push((format!("middleware.{name}"), problem.into()));
     }
     let stage = found.pop().flatten();
@@ -116,6 +138,9 @@ fn jwt(section: &sections::Jwt, notes: &mut Notes<'_>) -> Option<Stage> {
         if let Some(name) = notes.header("claim_headers", name) {
             claim_headers.push((name, claim.clone()));
         }
+    }
+    if section.leeway.is_some_and(|time| time.0 > MOST_LEEWAY) {
+        notes.note("leeway", "is longer than any clock is wrong: 5s is usual");
     }
     let claim = section.permissions_claim.clone();
     Some(Stage::Jwt(Arc::new(Jwt::new(JwtSettings {
@@ -336,7 +361,14 @@ fn rate_limit(section: &sections::RateLimit, notes: &mut Notes<'_>) -> Option<St
     if limit.is_none() {
         notes.note("rate", "is more than one in a nanosecond");
     }
-    limit.map(|limit| Stage::RateLimit(Arc::new(limit)))
+    let mut limit = limit?;
+    if section.shared {
+        match notes.ledger {
+            Some(ledger) => limit = limit.shared(Arc::clone(ledger)),
+            None => notes.note("shared", "needs Redis: add [redis] with addr"),
+        }
+    }
+    Some(Stage::RateLimit(Arc::new(limit)))
 }
 
 fn addresses(section: &sections::Addresses, notes: &mut Notes<'_>) -> Option<Stage> {
@@ -395,5 +427,43 @@ fn cors(section: &sections::Cors, notes: &mut Notes<'_>) -> Option<Stage> {
         expose,
         credentials: section.credentials,
         max_age: section.max_age.map_or(600, |time| time.0.as_secs()),
+    })))
+}
+
+fn compress(section: &sections::Compress, notes: &mut Notes<'_>) -> Option<Stage> {
+    let mut codings = Vec::new();
+    for name in section.codings.iter().flatten() {
+        match Coding::ALL.iter().find(|coding| coding.as_str() == name) {
+            Some(coding) if !codings.contains(coding) => codings.push(*coding),
+            Some(_) => notes.note("codings", format!("names `{name}` twice")),
+            None => notes.note("codings", format!("`{name}`: write zstd, br or gzip")),
+        }
+    }
+    if section.codings.is_none() {
+        codings = Coding::ALL.into();
+    } else if codings.is_empty() {
+        notes.note("codings", "is empty: leave it out or name some");
+    }
+    let usual = || USUAL_TYPES.map(str::to_owned).into();
+    let mut types = section.types.clone().unwrap_or_else(usual);
+    for kind in &mut types {
+        let suffix = kind.strip_prefix("*+").is_some_and(|rest| !rest.is_empty());
+        let two = kind.split_once('/').is_some_and(|(one, two)| {
+            let whole = !two.is_empty() && !two.contains('*');
+            !one.is_empty() && !one.contains('*') && (whole || two == "*")
+        });
+        if !suffix && !two {
+            notes.note(
+                "types",
+                format!("`{kind}`: write text/html, text/* or *+json"),
+            );
+        }
+        kind.make_ascii_lowercase();
+    }
+    Some(Stage::Compress(Arc::new(Compress {
+        codings,
+        types,
+        minimum: section.minimum.map_or(USUAL_MINIMUM, |size| size.0),
+        event_streams: section.event_streams,
     })))
 }

@@ -53,7 +53,7 @@ impl Plan {
             let known = known.filter(|(settings, _)| settings == section && !has_file);
             let stage = match known {
                 Some((_, stage)) => Some(stage.clone()),
-                None => middleware::build(name, section, &mut flaws),
+                None => middleware::build(name, section, ground.ledger.as_ref(), &mut flaws),
             };
             if let Some(stage) = stage {
                 plan.middleware
@@ -98,9 +98,14 @@ impl Plan {
             }
             Err(ties) => {
                 for tie in ties {
-                    // What was found gives way to what was written.
-                    let found = wanted.found.contains(&tie.second);
-                    let name = if found { &tie.second } else { &tie.first };
+                    // What was found gives way to what was said, that to what was written.
+                    let who = |name| wanted.guests.routes.get(name);
+                    let first_gives_way = who(&tie.first) > who(&tie.second);
+                    let name = if first_gives_way {
+                        &tie.first
+                    } else {
+                        &tie.second
+                    };
                     flaws.push((format!("routes.{name}"), tie.to_string()));
                 }
             }

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue};
+use patchbay_common::circuit::Protocol;
 
 use super::{Flaw, LiveService};
 use crate::context::MAX_ATTEMPTS;
 use crate::gateway::chain::{Chain, LimitKey, Stage};
 use crate::gateway::config::sections;
 use crate::gateway::counts::Counts;
-use crate::gateway::router::{Conditions, HeaderCondition, HostPattern, PathPattern, Rule};
+use crate::gateway::router::{PathPattern, Rule};
+use crate::stage::Head;
 
 /// Answers that another instance may give better, where a route does not say.
 const RETRY_STATUS: [u16; 3] = [502, 503, 504];
@@ -41,12 +43,64 @@ pub struct LiveRoute {
     pub response_timeout: Option<Duration>,
     /// How long an instance may take to take a connection; `None` means as long as everywhere.
     pub connect_timeout: Option<Duration>,
+    /// Longest silence on a WebSocket or an event stream; `None` means for ever.
+    pub idle_timeout: Option<Duration>,
+    /// After so much silence an event stream gets a comment.
+    pub sse_keepalive: Option<Duration>,
+    /// Pages that may open WebSockets and event streams; `None` means all.
+    pub origins: Option<Vec<String>>,
     /// Most instances tried for one request.
     pub attempts: usize,
     /// Answers of an instance that count as its failure.
     pub retry_status: Vec<u16>,
     /// What was counted.
     pub counts: Arc<Counts>,
+}
+
+impl LiveRoute {
+    /// Whether a lean engine cannot carry it: its answers are changed on their way, or its service
+    /// is not reached at an address, or not by HTTP/1.1.
+    pub fn takes_the_other_engine(&self, head: &Head<'_>) -> bool {
+        if let Action::Service(service) = &self.action
+            && (service.protocol != Protocol::Http
+                || service.upstreams.all().any(|one| one.tunnel().is_some()))
+        {
+            return true;
+        }
+        let mut stages = self.chain.stages().iter();
+        stages.any(|stage| matches!(stage, Stage::Compress(_))) || self.minds_events(head)
+    }
+
+    /// Whether a request is for an event stream that is to be watched.
+    pub fn minds_events(&self, head: &Head<'_>) -> bool {
+        (self.sse_keepalive.is_some() || self.idle_timeout.is_some())
+            && head.method == "GET"
+            && wants_events(head)
+    }
+
+    /// Whether the page that opens a stream may do so. Who is no page says nothing.
+    pub fn admits_origin(&self, head: &Head<'_>) -> bool {
+        let Some(origins) = &self.origins else {
+            return true;
+        };
+        if !head.is_upgrade() && !wants_events(head) {
+            return true;
+        }
+        let origin = head.headers.get("origin");
+        origin.is_none_or(|origin| origins.iter().any(|one| one.as_bytes() == origin))
+    }
+}
+
+fn wants_events(head: &Head<'_>) -> bool {
+    let mut wants = false;
+    head.headers.each("accept", &mut |line| {
+        let kinds = line.split(|byte| *byte == b',');
+        for kind in kinds.map(<[u8]>::trim_ascii) {
+            let bare = kind.split(|byte| *byte == b';').next().unwrap_or_default();
+            wants |= bare.trim_ascii().eq_ignore_ascii_case(b"text/event-stream");
+        }
+    });
+    wants
 }
 
 /// What is done with a request.
@@ -118,10 +172,6 @@ impl Notes<'_> {
     fn any(&self) -> bool {
         self.flaws.len() > self.before
     }
-
-    fn good<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
-        result.map_err(|problem| self.note(key, problem)).ok()
-    }
 }
 
 /// `None` if it has a flaw.
@@ -137,44 +187,29 @@ pub(super) fn build(
         flaws,
         before,
     };
-    let path = path(section, &mut notes);
-    let strip = strip(section, path.as_ref(), &mut notes);
-    let hosts = section.host.0.iter();
-    let hosts: Vec<HostPattern> = hosts
-        .filter_map(|host| notes.good("host", HostPattern::parse(host)))
-        .collect();
-    let conditions = conditions(section, &mut notes);
-    if let Some(prefix) = &section.add_prefix
-        && (!prefix.starts_with('/') || prefix.ends_with('/') || prefix.contains(['?', ' ']))
-    {
-        notes.note("add_prefix", "must begin with a slash and not end in one");
-    }
+    let rule = section.check(name, &mut |key, problem| notes.note(key, problem));
     let chain = chain(section, parts, &mut notes);
     let action = action(section, parts, &mut notes);
-    let request_headers = headers("request_headers", &section.request_headers, &mut notes);
-    let response_headers = headers("response_headers", &section.response_headers, &mut notes);
-    timing(section, &mut notes);
     if notes.any() {
         return None;
     }
-    let rule = Rule {
-        name: name.to_owned(),
-        hosts,
-        path: path?,
-        conditions,
-    };
+    let prefix = section.strip_prefix.as_deref().map(PathPattern::prefix);
+    let strip = prefix.and_then(Result::ok);
     let route = LiveRoute {
         name: name.to_owned(),
         action: action?,
         chain,
-        strip,
+        strip: strip.map_or(0, |prefix| prefix.parts.len()),
         add_prefix: section.add_prefix.clone().unwrap_or_default(),
-        request_headers,
-        response_headers,
+        request_headers: headers(&section.request_headers),
+        response_headers: headers(&section.response_headers),
         identity: Arc::clone(&parts.identity),
         pass_host: section.pass_host.unwrap_or(true),
         response_timeout: section.response_timeout.map(|time| time.0),
         connect_timeout: section.connect_timeout.map(|time| time.0),
+        idle_timeout: section.idle_timeout.map(|time| time.0),
+        sse_keepalive: section.sse_keepalive.map(|time| time.0),
+        origins: section.origins.clone(),
         attempts: (section.retries.unwrap_or(MAX_ATTEMPTS - 1) + 1).min(MAX_ATTEMPTS),
         retry_status: section
             .retry_status
@@ -182,77 +217,7 @@ pub(super) fn build(
             .unwrap_or_else(|| RETRY_STATUS.into()),
         counts: parts.counts(name),
     };
-    Some((rule, route))
-}
-
-fn timing(section: &sections::Route, notes: &mut Notes<'_>) {
-    for (key, time) in [
-        ("connect_timeout", section.connect_timeout),
-        ("response_timeout", section.response_timeout),
-    ] {
-        if time.is_some_and(|time| time.0.is_zero()) {
-            notes.note(key, "must be more than 0");
-        }
-    }
-    if section
-        .retries
-        .is_some_and(|retries| retries >= MAX_ATTEMPTS)
-    {
-        notes.note("retries", format!("may be {} at most", MAX_ATTEMPTS - 1));
-    }
-    let mut statuses = section.retry_status.iter().flatten();
-    if let Some(status) = statuses.find(|status| !(500..=599).contains(*status)) {
-        let problem = format!("{status} is not a failure of the service: write 500 to 599");
-        notes.note("retry_status", problem);
-    }
-}
-
-fn path(section: &sections::Route, notes: &mut Notes<'_>) -> Option<PathPattern> {
-    match (&section.path, &section.path_prefix) {
-        (Some(path), None) => notes.good("path", PathPattern::parse(path)),
-        (None, Some(prefix)) => notes.good("path_prefix", PathPattern::prefix(prefix)),
-        (None, None) => PathPattern::prefix("/").ok(),
-        (Some(_), Some(_)) => {
-            notes.note("path_prefix", "stands beside path: keep one of them");
-            None
-        }
-    }
-}
-
-fn strip(section: &sections::Route, path: Option<&PathPattern>, notes: &mut Notes<'_>) -> usize {
-    let Some(prefix) = &section.strip_prefix else {
-        return 0;
-    };
-    let Some(prefix) = notes.good("strip_prefix", PathPattern::prefix(prefix)) else {
-        return 0;
-    };
-    if path.is_some_and(|path| !prefix.begins(path)) {
-        notes.note("strip_prefix", "is not the beginning of the route's path");
-    }
-    prefix.parts.len()
-}
-
-fn conditions(section: &sections::Route, notes: &mut Notes<'_>) -> Conditions {
-    for method in &section.methods {
-        let plain = method.bytes().all(|byte| byte.is_ascii_uppercase());
-        if !plain || Method::from_bytes(method.as_bytes()).is_err() {
-            notes.note("methods", format!("`{method}`: write methods as GET, POST"));
-        }
-    }
-    let mut headers = Vec::new();
-    for (name, value) in &section.headers {
-        match HeaderName::from_bytes(name.as_bytes()) {
-            Ok(name) => headers.push(HeaderCondition {
-                name: name.as_str().to_owned(),
-                value: (value != "*").then(|| value.clone()),
-            }),
-            Err(_) => notes.note("headers", format!("`{name}` is not a header's name")),
-        }
-    }
-    Conditions {
-        methods: section.methods.clone(),
-        headers,
-    }
+    Some((rule?, route))
 }
 
 fn chain(section: &sections::Route, parts: &Parts<'_>, notes: &mut Notes<'_>) -> Chain {
@@ -278,90 +243,38 @@ fn chain(section: &sections::Route, parts: &Parts<'_>, notes: &mut Notes<'_>) ->
 }
 
 fn action(section: &sections::Route, parts: &Parts<'_>, notes: &mut Notes<'_>) -> Option<Action> {
-    match (&section.service, &section.redirect, &section.respond) {
-        (Some(name), None, None) => {
-            let service = parts.services.get(name);
-            if service.is_none() && !parts.wanted.services.contains_key(name) {
-                let problem = format!("`{name}` is not defined: add [gateway.services.{name}]");
-                notes.note("service", problem);
-            }
-            service.map(|service| Action::Service(Arc::clone(service)))
-        }
-        (None, Some(redirect), None) => redirection(redirect, notes),
-        (None, None, Some(respond)) => response(respond, notes),
-        _ => {
-            notes.note(
-                "service",
-                "give exactly one of service, redirect and respond",
-            );
-            None
-        }
+    if let Some(redirect) = &section.redirect {
+        return Some(Action::Redirect {
+            to: redirect.to.clone(),
+            status: redirect.status(),
+        });
     }
-}
-
-fn redirection(redirect: &sections::Redirect, notes: &mut Notes<'_>) -> Option<Action> {
-    let status = redirect.status.unwrap_or(302);
-    if ![301, 302, 303, 307, 308].contains(&status) {
-        notes.note("redirect.status", "must be 301, 302, 303, 307 or 308");
-    }
-    if redirect.to.is_empty() || HeaderValue::from_str(&redirect.to).is_err() {
-        notes.note("redirect.to", "must be a URL or a path");
-        return None;
-    }
-    Some(Action::Redirect {
-        to: redirect.to.clone(),
-        status,
-    })
-}
-
-fn response(respond: &sections::Respond, notes: &mut Notes<'_>) -> Option<Action> {
-    let status = respond.status.unwrap_or(200);
-    let fits = StatusCode::from_u16(status).is_ok_and(|status| !status.is_informational());
-    if !fits {
-        notes.note(
-            "respond.status",
-            format!("{status} is not one: write 200 to 599"),
-        );
-    }
-    let usual = "text/plain; charset=utf-8";
-    let content_type = respond.content_type.as_deref().unwrap_or(usual);
-    match HeaderValue::from_str(content_type) {
-        Ok(content_type) => Some(Action::Respond {
-            status,
+    if let Some(respond) = &section.respond {
+        let content_type = HeaderValue::from_str(respond.content_type());
+        return content_type.ok().map(|content_type| Action::Respond {
+            status: respond.status(),
             body: respond.body.clone(),
             content_type,
-        }),
-        Err(_) => {
-            notes.note("respond.content_type", "is not a media type");
-            None
-        }
+        });
     }
+    let name = section.service.as_ref()?;
+    let service = parts.services.get(name);
+    if service.is_none() && !parts.wanted.services.contains_key(name) {
+        let problem = format!("`{name}` is not defined: add [gateway.services.{name}]");
+        notes.note("service", problem);
+    }
+    service.map(|service| Action::Service(Arc::clone(service)))
 }
 
-fn headers(
-    key: &str,
-    wanted: &BTreeMap<String, String>,
-    notes: &mut Notes<'_>,
-) -> Vec<(HeaderName, Option<HeaderValue>)> {
-    let mut out = Vec::new();
-    for (name, value) in wanted {
-        let parsed = HeaderName::from_bytes(name.as_bytes());
-        match (parsed, HeaderValue::from_str(value)) {
-            (Ok(name), _) if is_framing(&name) => {
-                let problem = format!("`{name}` belongs to the connection and cannot be changed");
-                notes.note(key, problem);
-            }
-            (Ok(name), _) if value.is_empty() => out.push((name, None)),
-            (Ok(name), Ok(value)) => out.push((name, Some(value))),
-            _ => notes.note(
-                key,
-                format!("`{name}` is not a header: check name and value"),
-            ),
-        }
-    }
-    out
-}
-
-fn is_framing(name: &HeaderName) -> bool {
-    crate::stage::is_hop_by_hop(name.as_str()) || *name == http::header::CONTENT_LENGTH
+/// The headers to be set; without a value, to be taken out.
+fn headers(wanted: &BTreeMap<String, String>) -> Vec<(HeaderName, Option<HeaderValue>)> {
+    let parsed = wanted.iter().filter_map(|(name, value)| {
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        let value = match value.as_str() {
+            "" => None,
+            value => Some(HeaderValue::from_str(value).ok()?),
+        };
+        Some((name, value))
+    });
+    parsed.collect()
 }

@@ -4,17 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use patchbay_common::config::HostPort;
+use patchbay_common::circuit::Protocol;
 use patchbay_common::id::SessionId;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::Flaw;
 use crate::gateway::breaker::{BreakerSettings, CircuitBreaker};
+use crate::gateway::chain::Ledger;
 use crate::gateway::config::sections;
 use crate::gateway::sticky::Sticky;
 use crate::upstream::{Backend, Breaker, Check, Policy, Settings, UpstreamSet};
 
+/// Connections that carry requests at one instance.
+const USUAL_CONNECTIONS: usize = 100;
 /// Between health checks.
 const USUAL_INTERVAL: Duration = Duration::from_secs(5);
 /// Patience of one.
@@ -27,6 +30,8 @@ const BAD_CHECKS: u32 = 2;
 pub struct LiveService {
     /// Its name.
     pub name: String,
+    /// What its instances speak.
+    pub protocol: Protocol,
     /// Its instances.
     pub upstreams: UpstreamSet,
     /// Cancelled when what it carries has to end.
@@ -61,6 +66,8 @@ pub struct Ground<'a> {
     pub sticky_key: &'a [u8],
     /// Clients come by TLS.
     pub tls: bool,
+    /// Where limits are shared, if they can be.
+    pub ledger: Option<Arc<dyn Ledger>>,
 }
 
 impl LiveService {
@@ -85,33 +92,22 @@ pub(super) fn build(
     {
         return Arc::clone(same);
     }
-    let mut note = |key: &str, problem: String| {
-        flaws.push((format!("services.{name}.{key}"), problem));
-    };
-    let (backends, breakers) = instances(section, known, &mut note);
+    section.check(&mut |key, problem| flaws.push((format!("services.{name}.{key}"), problem)));
+    let (backends, breakers) = instances(section, known);
     let rules = rules(section, ground);
-    let check = section
-        .health
-        .as_ref()
-        .and_then(|section| check(section, &mut note));
+    let check = section.health.as_ref().map(check);
     let upstreams = UpstreamSet::new(
         &backends,
         check,
         &rules,
         known.map(|known| &known.upstreams),
     );
-    let hash_by = hash_by(section, &mut note);
+    let hash_by = hash_by(section);
     let sticky = section.sticky.as_ref().map(|section| {
         let cookie = section
             .cookie
             .clone()
             .unwrap_or_else(|| format!("patchbay_{name}"));
-        if !is_token(&cookie) {
-            note(
-                "sticky.cookie",
-                format!("`{cookie}` is not a cookie's name"),
-            );
-        }
         let lifetime = section.lifetime.map(|time| time.0.as_secs());
         Sticky::new(
             (ground.sticky_key, name),
@@ -123,6 +119,11 @@ pub(super) fn build(
     });
     Arc::new(LiveService {
         name: name.to_owned(),
+        protocol: match section.protocol {
+            sections::Protocol::Http => Protocol::Http,
+            sections::Protocol::H2c => Protocol::H2,
+            sections::Protocol::Grpc => Protocol::Grpc,
+        },
         upstreams,
         closed: known.map_or_else(CancellationToken::new, |known| known.closed.clone()),
         hash_by,
@@ -137,19 +138,16 @@ pub(super) fn build(
 fn instances(
     section: &sections::Service,
     known: Option<&Arc<LiveService>>,
-    note: &mut dyn FnMut(&str, String),
 ) -> (Vec<Backend>, BTreeMap<String, Arc<CircuitBreaker>>) {
-    let breaker = section
-        .breaker
-        .as_ref()
-        .map(|section| breaker(section, note));
+    let breaker = section.breaker.as_ref().map(breaker);
     let mut breakers = BTreeMap::new();
     let mut backends: Vec<Backend> = Vec::new();
     for instance in &section.instances {
-        let Some(mut backend) = backend(instance, note) else {
+        // One that cannot be has been told of.
+        let Some(place) = instance.place() else {
             continue;
         };
-        let label = format!("{}:{}", backend.host, backend.port);
+        let label = format!("{}:{}", place.host, place.port);
         let before = known.and_then(|known| known.breakers.get(&label));
         let own = match before {
             Some(before) => {
@@ -158,14 +156,15 @@ fn instances(
             }
             None => Arc::new(CircuitBreaker::new(&label, breaker.clone())),
         };
-        backend.breaker = Some(Arc::clone(&own) as Arc<dyn Breaker>);
-        if breakers.insert(label, own).is_some() {
-            note(
-                "instances",
-                format!("`{}` is there twice", instance.address),
-            );
-        }
-        backends.push(backend);
+        backends.push(Backend {
+            host: place.host,
+            port: place.port,
+            weight: instance.weight,
+            session: SessionId::from(uuid::Uuid::nil()),
+            route: None,
+            breaker: Some(Arc::clone(&own) as Arc<dyn Breaker>),
+        });
+        breakers.insert(label, own);
     }
     (backends, breakers)
 }
@@ -176,41 +175,10 @@ fn rules(section: &sections::Service, ground: &Ground<'_>) -> Arc<Settings> {
         max_outstanding: section
             .max_outstanding
             .unwrap_or(ground.rules.max_outstanding),
+        max_connections: section.max_connections.unwrap_or(USUAL_CONNECTIONS),
         retry_ratio: section.retry_ratio.unwrap_or(ground.rules.retry_ratio),
         ..ground.rules.clone()
     })
-}
-
-fn backend(instance: &sections::Instance, note: &mut dyn FnMut(&str, String)) -> Option<Backend> {
-    let shown = &instance.address;
-    let Some(address) = address(shown) else {
-        note(
-            "instances",
-            format!("`{shown}` is not an address: write host:port"),
-        );
-        return None;
-    };
-    if !instance.weight.is_finite() || instance.weight < 0.0 {
-        note(
-            "instances",
-            format!("`{shown}`: the weight must not be negative"),
-        );
-        return None;
-    }
-    Some(Backend {
-        host: address.host,
-        port: address.port,
-        weight: instance.weight,
-        session: SessionId::from(uuid::Uuid::nil()),
-        route: None,
-        breaker: None,
-    })
-}
-
-fn address(text: &str) -> Option<HostPort> {
-    let bare = text.strip_prefix("http://").unwrap_or(text);
-    HostPort::parse(bare.trim_end_matches('/'))
-        .filter(|address| address.port != 0 && !address.host.contains(['/', '@', '?', '#', ' ']))
 }
 
 fn policy(section: &sections::Service) -> Policy {
@@ -225,84 +193,41 @@ fn policy(section: &sections::Service) -> Policy {
     }
 }
 
-fn hash_by(section: &sections::Service, note: &mut dyn FnMut(&str, String)) -> HashBy {
-    let Some(text) = section.hash_by.as_deref() else {
-        return HashBy::Address;
-    };
-    if section.balance != sections::Balance::Hash {
-        note(
-            "hash_by",
-            "means something only with balance = \"hash\"".into(),
-        );
-    }
-    match text.split_once(':') {
-        None if text == "address" => HashBy::Address,
-        Some(("header", name)) if is_token(name) => HashBy::Header(name.to_ascii_lowercase()),
-        Some(("cookie", name)) if is_token(name) => HashBy::Cookie(name.to_owned()),
-        _ => {
-            note(
-                "hash_by",
-                format!("`{text}`: write address, header:NAME or cookie:NAME"),
-            );
-            HashBy::Address
-        }
+fn hash_by(section: &sections::Service) -> HashBy {
+    match section
+        .hash_by
+        .as_deref()
+        .and_then(|text| text.split_once(':'))
+    {
+        Some(("header", name)) => HashBy::Header(name.to_ascii_lowercase()),
+        Some(("cookie", name)) => HashBy::Cookie(name.to_owned()),
+        _ => HashBy::Address,
     }
 }
 
-fn check(section: &sections::Health, note: &mut dyn FnMut(&str, String)) -> Option<Check> {
+fn check(section: &sections::Health) -> Check {
     let interval = section.interval.map_or(USUAL_INTERVAL, |time| time.0);
     let patience = section.timeout.map_or(USUAL_PATIENCE, |time| time.0);
-    if interval.is_zero() || patience.is_zero() {
-        note("health", "interval and timeout must be more than 0".into());
-        return None;
+    match &section.path {
+        None => Check::Tcp { interval, patience },
+        Some(path) => Check::Http {
+            interval,
+            patience,
+            path: path.clone(),
+            status: section.status.unwrap_or(200),
+            failures: BAD_CHECKS,
+            grace: Duration::ZERO,
+        },
     }
-    let Some(path) = &section.path else {
-        return Some(Check::Tcp { interval, patience });
-    };
-    if !path.starts_with('/') || path.contains([' ', '#']) {
-        note("health.path", format!("`{path}` must begin with a slash"));
-        return None;
-    }
-    Some(Check::Http {
-        interval,
-        patience,
-        path: path.clone(),
-        status: section.status.unwrap_or(200),
-        failures: BAD_CHECKS,
-        grace: Duration::ZERO,
-    })
 }
 
-fn breaker(section: &sections::Breaker, note: &mut dyn FnMut(&str, String)) -> BreakerSettings {
-    let usual = BreakerSettings::default();
-    let settings = BreakerSettings {
-        consecutive: section.consecutive.unwrap_or(usual.consecutive),
-        ratio: section.ratio.unwrap_or(usual.ratio),
-        minimum: section.minimum.unwrap_or(usual.minimum),
-        open_for: section.open_for.map_or(usual.open_for, |time| time.0),
-        open_at_most: section
-            .open_at_most
-            .map_or(usual.open_at_most, |time| time.0),
-    };
-    if !(settings.ratio > 0.0 && settings.ratio <= 1.0) {
-        note("breaker.ratio", "must be more than 0 and at most 1".into());
+fn breaker(section: &sections::Breaker) -> BreakerSettings {
+    use sections::Breaker as Usual;
+    BreakerSettings {
+        consecutive: section.consecutive.unwrap_or(Usual::CONSECUTIVE),
+        ratio: section.ratio.unwrap_or(Usual::RATIO),
+        minimum: section.minimum.unwrap_or(Usual::MINIMUM),
+        open_for: section.open_for.unwrap_or(Usual::OPEN_FOR).0,
+        open_at_most: section.open_at_most.unwrap_or(Usual::OPEN_AT_MOST).0,
     }
-    if settings.consecutive == 0 || settings.minimum == 0 {
-        note(
-            "breaker",
-            "consecutive and minimum must be at least 1".into(),
-        );
-    }
-    if settings.open_for.is_zero() || settings.open_for > settings.open_at_most {
-        note(
-            "breaker.open_for",
-            "must be more than 0 and not above open_at_most".into(),
-        );
-    }
-    settings
-}
-
-/// RFC 9110 §5.6.2, which is also what cookies may be called.
-fn is_token(text: &str) -> bool {
-    http::HeaderName::from_bytes(text.as_bytes()).is_ok()
 }

@@ -9,6 +9,7 @@ fn build(text: &str, before: Option<&Plan>) -> (Plan, Vec<Flaw>) {
         rules: &rules,
         sticky_key: b"key",
         tls: false,
+        ledger: None,
     };
     Plan::build(&wanted, &ground, before)
 }
@@ -48,11 +49,15 @@ const MISTAKES: &str = r#"
         [middleware.token.jwt]
         algorithms = ["none", "HS256", "RS256"]
         secret = "short"
+        leeway = "9999d"
         jwks_url = "ftp://x"
         [middleware.keys.api_key.keys.a]
         sha256 = "abc"
         [middleware.limit.rate_limit]
         burst = 0
+        [middleware.ours.rate_limit]
+        rate = 1
+        shared = true
 "#;
 
 #[test]
@@ -81,8 +86,10 @@ fn every_mistake_is_told_with_its_key() {
         "middleware.two-kinds.cors.credentials",
         "middleware.token.jwt",
         "middleware.token.jwt.algorithms",
+        "middleware.token.jwt.leeway",
         "middleware.keys.api_key.keys.a.sha256",
         "middleware.limit.rate_limit.rate",
+        "middleware.ours.rate_limit.shared",
     ] {
         assert!(keys.contains(&key), "{key} is not among {keys:#?}");
     }

@@ -5,9 +5,6 @@
 //! method or headers do not fit is passed over for the next best. Two routes of which neither is
 //! more specific are refused when it is built. It refuses to know what routes lead to.
 
-mod conditions;
-mod host;
-mod path;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -16,38 +13,14 @@ use std::collections::HashMap;
 
 use ahash::RandomState;
 
-pub use conditions::{Conditions, HeaderCondition};
-pub use host::HostPattern;
-pub use host::bare as bare_host;
-pub use path::{MAX_SEGMENTS, PathError, PathPattern, Segments, after as path_after};
-use tree::Tree;
+pub use patchbay_common::gateway::host::bare as bare_host;
+pub use patchbay_common::gateway::path::{MAX_SEGMENTS, PathError, Segments, after as path_after};
+pub use patchbay_common::gateway::{
+    Conditions, HeaderCondition, HostPattern, PathPattern, Rule, Tie, host,
+};
 
 use crate::stage::Head;
-
-/// What a route asks of a request.
-#[derive(Clone, Debug)]
-pub struct Rule {
-    /// The route's name, for messages.
-    pub name: String,
-    /// The hosts it takes; none means any.
-    pub hosts: Vec<HostPattern>,
-    /// The paths it takes.
-    pub path: PathPattern,
-    /// Methods and headers.
-    pub conditions: Conditions,
-}
-
-/// Two routes of which neither is more specific.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{first}` and `{second}` take the same requests ({at}): make one more specific")]
-pub struct Tie {
-    /// Name of one.
-    pub first: String,
-    /// Name of the other.
-    pub second: String,
-    /// Host and path they share.
-    pub at: String,
-}
+use tree::Tree;
 
 /// All routes; answers with a route's index in the list it was built from.
 #[derive(Debug, Default)]

@@ -214,7 +214,7 @@ fn patterns_that_cannot_be_meant_are_refused() {
 
 #[test]
 fn a_prefix_is_taken_off_as_it_was_sent() {
-    use super::path::after;
+    use super::path_after as after;
     for (path, count, rest) in [
         ("/api/x/y", 1, "/x/y"),
         ("/api", 1, ""),

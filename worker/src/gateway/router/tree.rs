@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use ahash::RandomState;
 
-use super::path::{Part, Rest, Segments};
-use super::{Rule, Tie};
+use patchbay_common::gateway::path::{Part, Rest};
+
+use super::{Conditions, HeaderCondition, Rule, Segments, Tie};
 use crate::stage::Head;
 
 /// A node: the routes that end here, and those below.
@@ -23,7 +24,7 @@ pub(super) struct Tree {
 struct Entry {
     route: usize,
     rest: Rest,
-    conditions: super::Conditions,
+    conditions: Conditions,
 }
 
 impl Tree {
@@ -88,7 +89,7 @@ impl Tree {
     fn descend(&self, path: &Segments<'_>, depth: usize, head: &Head<'_>) -> Option<usize> {
         let first = |list: &[Entry], wanted: &dyn Fn(Rest) -> bool| {
             list.iter()
-                .find(|entry| wanted(entry.rest) && entry.conditions.hold(head))
+                .find(|entry| wanted(entry.rest) && hold(&entry.conditions, head))
                 .map(|entry| entry.route)
         };
         let deeper = match path.get(depth) {
@@ -108,4 +109,22 @@ impl Tree {
             first(&self.below, &|rest| below || rest == Rest::Prefix)
         })
     }
+}
+
+/// Whether a request is as a route asks.
+fn hold(conditions: &Conditions, head: &Head<'_>) -> bool {
+    let methods = &conditions.methods;
+    let method = methods.is_empty() || methods.iter().any(|one| one == head.method);
+    method && conditions.headers.iter().all(|one| holds(one, head))
+}
+
+fn holds(condition: &HeaderCondition, head: &Head<'_>) -> bool {
+    let Some(wanted) = &condition.value else {
+        return head.headers.get(&condition.name).is_some();
+    };
+    let mut found = false;
+    head.headers.each(&condition.name, &mut |value| {
+        found |= value == wanted.as_bytes();
+    });
+    found
 }

@@ -1,5 +1,6 @@
 //! Endpoint tokens on requests.
 
+use patchbay_common::grant::Grant;
 use patchbay_common::token::{EndpointClaims, TokenKey};
 
 use super::Credential;
@@ -11,7 +12,7 @@ pub(super) fn check(
     head: &Head<'_>,
     live: &LiveCircuit,
     key: &TokenKey,
-) -> Result<Credential, Refusal> {
+) -> Result<(Credential, Grant<'static>), Refusal> {
     let value = head
         .headers
         .get("authorization")
@@ -26,5 +27,7 @@ pub(super) fn check(
     if claims.id.as_deref() != Some(live.id_text.as_str()) {
         return Err(Refusal::BearerMismatch);
     }
-    Ok(Credential::Bearer)
+    let issued = claims.iat.filter(|at| *at >= 0.0).map(|at| at as u64);
+    let grant = Grant::of_token(token.trim(), claims.jti, issued);
+    Ok((Credential::Bearer, grant))
 }

@@ -5,11 +5,13 @@
 mod bearer;
 mod permit;
 
+use std::sync::Arc;
+
 use patchbay_common::circuit::AppMode;
 
 use super::{Head, HeaderSink, Stages};
 use crate::error::Refusal;
-use crate::table::LiveCircuit;
+use crate::table::{Hold, LiveCircuit};
 
 /// By what right a request is carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,22 +38,50 @@ impl Credential {
     }
 }
 
+/// The right by which a request is carried, and what it ends by.
+#[derive(Clone, Debug)]
+pub struct Right {
+    /// Its kind.
+    pub credential: Credential,
+    /// Its name, by which it can be revoked.
+    pub grant: Option<String>,
+    /// Ends the request when the right is revoked, or the circuit closes.
+    pub hold: Arc<Hold>,
+}
+
+impl Right {
+    /// The word for logs.
+    pub fn as_str(&self) -> &'static str {
+        self.credential.as_str()
+    }
+}
+
 impl Stages {
-    pub(super) fn credential(
+    pub(super) fn right(
         &self,
         head: &Head<'_>,
         live: &LiveCircuit,
         now: u64,
-    ) -> Result<Credential, Refusal> {
+    ) -> Result<Right, Refusal> {
         if live.circuit.open_to_public {
-            return Ok(Credential::Public);
+            return Ok(Right {
+                credential: Credential::Public,
+                grant: None,
+                hold: live.grants.hold_ungranted(),
+            });
         }
-        match live.circuit.app_mode {
+        let (credential, grant) = match live.circuit.app_mode {
             AppMode::Interactive => {
                 permit::check(head, live, &self.permits, self.legacy_permits, now)
             }
             AppMode::Inference => bearer::check(head, live, &self.tokens),
-        }
+        }?;
+        let hold = live.grants.hold(&grant, now).ok_or(Refusal::Revoked)?;
+        Ok(Right {
+            credential,
+            grant: Some(grant.name.into_owned()),
+            hold,
+        })
     }
 
     pub(super) fn strip_credentials(

@@ -1,5 +1,6 @@
 //! Permit cookies on requests.
 
+use patchbay_common::grant::Grant;
 use patchbay_common::permit::{LEGACY_COOKIE, PermitKey};
 
 use super::Credential;
@@ -7,33 +8,47 @@ use crate::error::Refusal;
 use crate::stage::{Head, HeaderSink};
 use crate::table::LiveCircuit;
 
+/// What all permits of the incumbent's form go by: each is the same for ever, and tells nothing.
+const LEGACY_GRANT: &str = "legacy-permit";
+
 pub(super) fn check(
     head: &Head<'_>,
     live: &LiveCircuit,
     key: &PermitKey,
     legacy: bool,
     now: u64,
-) -> Result<Credential, Refusal> {
+) -> Result<(Credential, Grant<'static>), Refusal> {
     let mut found = None;
-    let mut offered = false;
+    let (mut offered, mut revoked) = (false, false);
     each_cookie(head, &mut |name, value| {
         let accepted = if name == live.permit_cookie {
-            key.verify(value, live.circuit.id, live.circuit.user_id, now)
-                .map(|()| Credential::Permit)
+            let verify = || key.verify(value, live.circuit.id, live.circuit.user_id, now);
+            live.known_permit
+                .check(value, now, verify)
+                .map(|permit| (Credential::Permit, Grant::named(permit.grant.to_owned())))
         } else if legacy
             && name == LEGACY_COOKIE
             && let Some(user) = live.circuit.user_id
         {
             key.verify_legacy(value, user)
-                .map(|()| Credential::LegacyPermit)
+                .map(|()| (Credential::LegacyPermit, Grant::named(LEGACY_GRANT)))
         } else {
             return;
         };
         offered = true;
-        found = found.or(accepted.ok());
+        if let Ok((_, grant)) = &accepted
+            && live.grants.denies(grant, now)
+        {
+            revoked = true;
+            return;
+        }
+        if found.is_none() {
+            found = accepted.ok();
+        }
     });
     match found {
-        Some(credential) => Ok(credential),
+        Some(admitted) => Ok(admitted),
+        None if revoked => Err(Refusal::Revoked),
         None if offered => Err(Refusal::PermitInvalid),
         None => Err(Refusal::PermitMissing),
     }

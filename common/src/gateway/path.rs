@@ -110,8 +110,13 @@ impl PathPattern {
         compared.is_some_and(|parts| parts == self.parts)
     }
 
+    /// What two patterns are compared by beside their ends: a parameter is one whatever its name.
+    pub(super) fn compared(&self) -> &[Part] {
+        &self.parts
+    }
+
     /// Path parts that count, and the kind of the end: for messages.
-    pub(super) fn shown(&self) -> String {
+    pub fn shown(&self) -> String {
         let mut text = String::new();
         for part in &self.parts {
             text.push('/');
@@ -205,12 +210,12 @@ impl<'a> Segments<'a> {
     }
 
     /// A slash follows the last one.
-    pub(super) fn ends_in_slash(&self) -> bool {
+    pub fn ends_in_slash(&self) -> bool {
         self.slash && self.count > 0
     }
 
     /// Whether anything follows the first `count` segments.
-    pub(super) fn goes_below(&self, count: usize) -> bool {
+    pub fn goes_below(&self, count: usize) -> bool {
         self.count > count || self.slash
     }
 }

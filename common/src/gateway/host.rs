@@ -1,7 +1,7 @@
 //! Host patterns.
 
 /// Longest name there is (RFC 1035 §2.3.4), in text and with its last dot.
-pub(super) const MAX_NAME: usize = 254;
+pub const MAX_NAME: usize = 254;
 
 /// A host a route takes; lower case, without a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,15 @@ impl HostPattern {
     }
 }
 
+impl std::fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Suffix(suffix) => write!(f, "*{suffix}"),
+        }
+    }
+}
+
 /// A host without its port.
 pub fn bare(host: &str) -> &str {
     if host.starts_with('[') {
@@ -53,7 +62,7 @@ pub fn bare(host: &str) -> &str {
 }
 
 /// The name as patterns spell it; `None` if it is longer than names can be.
-pub(super) fn lower_case<'a>(host: &str, space: &'a mut [u8; MAX_NAME]) -> Option<&'a str> {
+pub fn lower_case<'a>(host: &str, space: &'a mut [u8; MAX_NAME]) -> Option<&'a str> {
     let name = bare(host);
     let name = name.strip_suffix('.').unwrap_or(name);
     let space = space.get_mut(..name.len())?;

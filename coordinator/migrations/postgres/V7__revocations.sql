@@ -1,0 +1,2 @@
+-- Grants to a circuit that count no more, as JSON; NULL where there are none. They go with the row.
+ALTER TABLE circuits ADD COLUMN IF NOT EXISTS revocations text;
