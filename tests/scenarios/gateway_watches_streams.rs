@@ -10,6 +10,7 @@ use patchbay_tests::browser::client;
 use patchbay_tests::eventually::eventually;
 use patchbay_tests::gateway::{Gateway, service};
 use patchbay_tests::socket::{self, Handshake};
+use tokio_tungstenite::tungstenite::Message;
 
 async fn gate(app: &App, service_keys: &str, route_keys: &str) -> Result<Gateway> {
     let service = service("app", &[app]);
@@ -107,7 +108,11 @@ async fn silence_has_an_end_where_the_route_says_so() -> Result<()> {
     }
     let began = Instant::now();
     let ended = tokio::time::timeout(LIMIT * 10, open.next()).await?;
-    ensure!(!matches!(ended, Some(Ok(_))), "{ended:?}");
+    let code = match &ended {
+        Some(Ok(Message::Close(Some(frame)))) => u16::from(frame.code),
+        _ => 0,
+    };
+    assert_eq!(code, 1_001, "{ended:?}");
     ensure!(began.elapsed() >= LIMIT * 3 / 4, "{:?}", began.elapsed());
     let said = gateway.program.logged(&["ACCESS websocket", "end=idle"]);
     said.await.map(drop)
