@@ -90,7 +90,7 @@ async fn grpc_streams_both_ways_through_a_tunnel() -> Result<()> {
             call.head().await?;
         }
         // The answer to each message comes before the next one is sent.
-        assert_eq!(call.message(50).await?, framed(&[number; 50]));
+        assert_eq!(call.message(50).await?, vec![number; 50]);
     }
     call.send.send_data(Bytes::new(), true)?;
     Ok(())
@@ -108,6 +108,8 @@ async fn a_gateways_service_has_a_replica_behind_nat() -> Result<()> {
     let mut agent = Agent::start(&gateway, "nat", &[&lend("replica", &far)]).await?;
     for _ in 0..10 {
         gateway.get("/hello", &[]).await?.expect(200)?;
+    }
+    for _ in 0..2 {
         assert_eq!(gateway.upgrade("/ws/first", &[]).await?, 101);
     }
     let counts = (far.seen("/hello").len(), near.seen("/hello").len());

@@ -246,9 +246,10 @@ struct Syncing {
     ports: Option<Arc<DashSet<u16>>>,
 }
 
-#[async_trait]
-impl BackgroundService for Syncing {
-    async fn start(&self, _shutdown: ShutdownWatch) {
+impl Syncing {
+    /// The way to the coordinator. Without one nothing works and nothing has begun: the process
+    /// ends.
+    fn link(&self) -> Arc<Link> {
         let rooms = &self.rooms;
         let serving = Arc::new(BoundPorts {
             ports: self.ports.clone(),
@@ -260,27 +261,33 @@ impl BackgroundService for Syncing {
         } else {
             Link::alone(&rooms.config)
         };
-        let link = match link {
+        match link {
             Ok(link) => Arc::new(link),
             Err(error) => {
-                // Nothing works without it, and nothing has begun.
                 log::error!("the coordinator cannot be spoken to: {error}");
                 std::process::exit(1);
             }
-        };
+        }
+    }
+}
+
+#[async_trait]
+impl BackgroundService for Syncing {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        let rooms = &self.rooms;
+        let link = self.link();
         let reporter = RouteReporter {
             coordinator: link.coordinator().clone(),
             table: Arc::clone(&rooms.table),
             changes: rooms.prober.changes(),
             status: link.watch(),
         };
-        let services = link.services();
+        let keeping = gateway::keep(rooms.gateway.as_ref(), link.services());
         let teller = tunnels::teller(rooms, &link);
         rooms.link.send_replace(Some(link));
         if let Some(gateway) = &rooms.gateway {
             gateway.gateway.start();
         }
-        let follow_services = gateway::follow(rooms.gateway.as_ref(), services);
         let hangup = tokio::sync::Notify::new();
         let reload = || {
             hangup.notify_one();
@@ -300,15 +307,9 @@ impl BackgroundService for Syncing {
                 reload::follow(&self.source, room, &rooms.tunnels, started, &hangup).await;
             }
         };
-        let shared = async {
-            if let Some(room) = &rooms.gateway {
-                room.run().await;
-            }
-        };
         tokio::join!(
             follow,
-            follow_services,
-            shared,
+            keeping,
             Arc::clone(&rooms.prober).run(),
             rooms.tunnels.sweep(),
             reporter.run(),

@@ -1,5 +1,6 @@
 //! What each command asks the coordinator, and how the answers are put together.
 
+use patchbay_common::id::CircuitId;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
@@ -8,7 +9,7 @@ use super::client::{CallError, Client};
 use super::{services, show};
 
 /// One answer, for programs and for people.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Answer {
     pub(super) json: Value,
     pub(super) text: String,
@@ -35,25 +36,9 @@ pub(super) async fn answer(client: &Client, action: &Action) -> Result<Answer, C
             let text = show::circuit(&json);
             Ok(Answer { json, text })
         }
-        Action::Close { ids } => {
-            let mut text = String::new();
-            for id in ids {
-                client.delete(&format!("/api/circuit/{id}")).await?;
-                text.push_str(&format!("closed {id}\n"));
-            }
-            let json = json!({ "closed": ids });
-            Ok(Answer { json, text })
-        }
+        Action::Close { ids } => close(client, ids).await,
         Action::Revoke { circuit, name, all } => {
-            let query = query([
-                ("jti", name.clone()),
-                ("all", all.then(|| "true".to_owned())),
-            ]);
-            let path = format!("/api/circuit/{circuit}/revocations?{query}");
-            let json = client.post(&path).await?;
-            let what = name.as_deref().unwrap_or("all given so far");
-            let text = format!("revoked {what} of {circuit}\n");
-            Ok(Answer { json, text })
+            revoke(client, *circuit, name.as_deref(), *all).await
         }
         Action::Slots { worker, all } => slots(client, worker.as_deref(), *all).await,
         Action::Routes {
@@ -83,11 +68,35 @@ pub(super) async fn answer(client: &Client, action: &Action) -> Result<Answer, C
         Action::Services { action } => services::answer(client, action.as_ref()).await,
         Action::Health => health(client).await,
         // Answered without a coordinator.
-        Action::Completion { .. } => Ok(Answer {
-            json: Value::Null,
-            text: String::new(),
-        }),
+        Action::Completion { .. } => Ok(Answer::default()),
     }
+}
+
+async fn revoke(
+    client: &Client,
+    circuit: CircuitId,
+    name: Option<&str>,
+    all: bool,
+) -> Result<Answer, CallError> {
+    let query = query([
+        ("jti", name.map(str::to_owned)),
+        ("all", all.then(|| "true".to_owned())),
+    ]);
+    let path = format!("/api/circuit/{circuit}/revocations?{query}");
+    let json = client.post(&path).await?;
+    let what = name.unwrap_or("all given so far");
+    let text = format!("revoked {what} of {circuit}\n");
+    Ok(Answer { json, text })
+}
+
+async fn close(client: &Client, ids: &[CircuitId]) -> Result<Answer, CallError> {
+    let mut text = String::new();
+    for id in ids {
+        client.delete(&format!("/api/circuit/{id}")).await?;
+        text.push_str(&format!("closed {id}\n"));
+    }
+    let json = json!({ "closed": ids });
+    Ok(Answer { json, text })
 }
 
 /// The list under a key of an answer.

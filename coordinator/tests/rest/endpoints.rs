@@ -339,6 +339,7 @@ async fn a_token_carries_its_circuit() {
             "exp",
             "frontend_mode",
             "id",
+            "jti",
             "open_to_public",
             "port",
             "protocol",

@@ -148,7 +148,9 @@ async fn what_is_written_comes_first_and_mistakes_are_told() -> Result<()> {
     let written = gateway::service("own", &[&own])
         + "[gateway.routes.own]\npath = \"/own/*\"\nservice = \"own\"\nstrip_prefix = \"/own\"\n";
     let fleet = Fleet::start(Parts::embedded(), &written).await?;
-    fleet.put("own", &service("own", &[&other])).await?;
+    let second = json!({"service": {"instances": [other.address.to_string()]},
+        "routes": {"elsewhere": {"path": "/elsewhere/*"}}});
+    fleet.put("own", &second).await?;
     let tie = json!({"service": {"instances": [other.address.to_string()]}, "routes": {
         "tie": {"path": "/own/*"}, "fine": {"path": "/fine/*", "strip_prefix": "/fine"},
     }});

@@ -1,7 +1,8 @@
 //! Instances and routes are added, changed and removed 50 times a second by the coordinator's API
-//! while 2,000 requests a second pass: none fails.
+//! while requests pass: none fails.
 //!
-//! Ten seconds here; `PATCHBAY_CHURN_SECONDS=60` is the minute of docs/PERFORMANCE.md.
+//! Ten seconds and 500 requests a second here, with programs that are not optimised;
+//! docs/PERFORMANCE.md tells how to have a minute and 2,000.
 
 use std::time::Duration;
 
@@ -15,16 +16,15 @@ use tokio::time::MissedTickBehavior;
 
 use crate::report_figure;
 
-/// Requests a second.
-const RATE: u32 = 2_000;
 /// Between two changes.
 const BETWEEN: Duration = Duration::from_millis(20);
 /// Services that come and go beside the one that is asked for.
 const OTHERS: u64 = 10;
 
-fn seconds() -> u64 {
-    let given = std::env::var("PATCHBAY_CHURN_SECONDS").ok();
-    given.and_then(|text| text.parse().ok()).unwrap_or(10)
+/// A number that a variable says, or the usual one.
+fn setting(variable: &str, usual: u32) -> u32 {
+    let given = std::env::var(variable).ok();
+    given.and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
 /// The service asked for, at other instances and with other routes at every turn.
@@ -71,10 +71,12 @@ async fn and_no_request_fails() -> Result<()> {
     ];
     fleet.put("shop", &shop(0, &apps)).await?;
     fleet.answers("/shop/hello", 200).await?;
-    let load = Load::start(vec![fleet.target("/shop/hello")], RATE)?;
+    let seconds = setting("PATCHBAY_CHURN_SECONDS", 10);
+    let rate = setting("PATCHBAY_CHURN_RATE", 500);
+    let load = Load::start(vec![fleet.target("/shop/hello")], rate)?;
     let mut ticks = tokio::time::interval(BETWEEN);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let changes = seconds() * 50;
+    let changes = u64::from(seconds) * 50;
     for turn in 0..changes {
         ticks.tick().await;
         change(&fleet, turn, &apps).await?;
@@ -84,9 +86,8 @@ async fn and_no_request_fails() -> Result<()> {
     let took = fleet.answers("/last/hello", 200).await?;
     let tally = load.finish().await?;
     report_figure(format_args!(
-        "{changes} changes in {} s under {RATE} requests a second: {tally}; the last is in force \
-         after {} ms",
-        seconds(),
+        "{changes} changes in {seconds} s under {rate} requests a second: {tally}; the last is in \
+         force after {} ms",
         took.as_millis()
     ));
     ensure!(took < Duration::from_secs(1), "{took:?}");

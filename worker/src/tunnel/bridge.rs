@@ -125,7 +125,7 @@ fn response(answer: Respond, is_head: bool) -> Result<Response<Full<Bytes>>, Str
 
 fn refusal(error: &AskError) -> Response<Full<Bytes>> {
     let status = match error {
-        AskError::Full => StatusCode::SERVICE_UNAVAILABLE,
+        AskError::Full | AskError::Moved => StatusCode::SERVICE_UNAVAILABLE,
         AskError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         AskError::Gone | AskError::Failed(_) => StatusCode::BAD_GATEWAY,
     };

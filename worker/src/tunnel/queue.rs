@@ -27,6 +27,9 @@ pub(super) enum AskError {
     /// The session is over.
     #[error("the agent is gone")]
     Gone,
+    /// The agent does not pull any more: it has connected.
+    #[error("the agent has just connected: ask again")]
+    Moved,
     /// Nobody pulled it, or nobody answered it, in time.
     #[error("the agent did not answer in time")]
     TimedOut,
@@ -50,6 +53,8 @@ struct State {
     /// Who waits for the answer, by request; those in `waiting` among them.
     asking: HashMap<String, Asking>,
     pulls: usize,
+    /// Nobody will pull until somebody does again.
+    abandoned: bool,
     closed: bool,
 }
 
@@ -114,6 +119,9 @@ impl Queue {
             if state.closed {
                 return Err(AskError::Gone);
             }
+            if state.abandoned {
+                return Err(AskError::Moved);
+            }
             if !self.room(&state) {
                 return Err(AskError::Full);
             }
@@ -145,6 +153,7 @@ impl Queue {
                 return Err(TunnelError::Pulls);
             }
             state.pulls += 1;
+            state.abandoned = false;
         }
         let _pulling = Pulling(self);
         loop {
@@ -214,11 +223,14 @@ impl Queue {
         }
     }
 
-    /// Nobody will pull: those who wait for it are told at once.
+    /// Nobody will pull: those who wait for it are told at once, and those who come later.
     pub(super) fn abandon(&self) {
         let mut state = self.lock();
+        state.abandoned = true;
         for request in std::mem::take(&mut state.waiting) {
-            state.asking.remove(&request.request_id);
+            if let Some(asking) = state.asking.remove(&request.request_id) {
+                let _ = asking.answer.send(Err(AskError::Moved));
+            }
         }
     }
 

@@ -46,13 +46,6 @@ impl Room {
         })
     }
 
-    /// Keeps what the gateway shares with other workers within reach.
-    pub(super) async fn run(&self) {
-        if let Some(ledger) = &self.ledger {
-            ledger.run().await;
-        }
-    }
-
     /// Reads the certificate anew.
     pub(super) fn reload_tls(&self) {
         if let Some(tls) = &self.tls {
@@ -74,24 +67,39 @@ pub(super) fn examine(config: &GatewayConfig, loader: &mut Loader) {
     }
 }
 
-/// Keeps the gateway's services as the coordinator says, for as long as the process lives.
-pub(super) async fn follow(room: Option<&Room>, services: Option<watch::Receiver<Services>>) {
-    let (Some(room), Some(mut services)) = (room, services) else {
-        return;
-    };
-    let mut known = None;
-    loop {
-        let list = Arc::clone(&services.borrow_and_update().list);
-        // The generation may have moved alone.
-        if !known
-            .as_ref()
-            .is_some_and(|known| Arc::ptr_eq(known, &list))
-        {
-            room.gateway.told(Arc::clone(&list));
-            known = Some(list);
+/// Keeps what the gateway shares with other workers within reach, and its services as the
+/// coordinator says, for as long as the process lives.
+pub(super) async fn keep(room: Option<&Room>, services: Option<watch::Receiver<Services>>) {
+    let Some(room) = room else { return };
+    let share = async {
+        if let Some(ledger) = &room.ledger {
+            ledger.run().await;
         }
-        if services.changed().await.is_err() {
-            return;
+    };
+    let follow = async {
+        if let Some(services) = services {
+            room.follow(services).await;
+        }
+    };
+    tokio::join!(share, follow);
+}
+
+impl Room {
+    async fn follow(&self, mut services: watch::Receiver<Services>) {
+        let mut known = None;
+        loop {
+            let list = Arc::clone(&services.borrow_and_update().list);
+            // The generation may have moved alone.
+            if !known
+                .as_ref()
+                .is_some_and(|known| Arc::ptr_eq(known, &list))
+            {
+                self.gateway.told(Arc::clone(&list));
+                known = Some(list);
+            }
+            if services.changed().await.is_err() {
+                return;
+            }
         }
     }
 }
