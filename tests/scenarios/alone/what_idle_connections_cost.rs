@@ -54,8 +54,8 @@ async fn many(
 /// Opens `count` connections and waits until each costs the worker less than `bound`.
 async fn cost(what: &str, count: usize, head: &[&str], status: &str, bound: u64) -> Result<()> {
     // The app has as many, where each connection has one of its own.
-    let sockets = count as u64 * if status == "101" { 2 } else { 1 } + 1_000;
-    allow_sockets(sockets)?;
+    let of_each = if status == "101" { 2 } else { 1 };
+    allow_sockets(count as u64 * of_each + 1_000)?;
     let rig = Rig::start(Parts::embedded()).await?;
     let order = rig.order("app").with("open_to_public", "true");
     let address = rig.open_order(&order).await?.address()?;
