@@ -103,7 +103,7 @@ def wait_for_port(port, process, log):
 def start(command, port, log, cpu, environment=None):
     with open(log, "ab") as out:
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", cpu, *map(str, command)],
+            ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", str(cpu), *map(str, command)],
             stdin=subprocess.DEVNULL, stdout=out, stderr=out,
             env={**os.environ, **(environment or {})})
     wait_for_port(port, process, log)

@@ -148,7 +148,7 @@ def haproxy_tcp(given, port, origin, splice="option splice-auto"):
     file.write_text(f"""
 global
     nbthread 1
-    maxconn 8192
+    maxconn 1024
 defaults
     mode tcp
     {splice}

@@ -12,6 +12,7 @@ use patchbay_tests::rig::{Door, Parts, Rig};
 use patchbay_tests::scale::{allow_sockets, sized};
 use patchbay_tests::socket;
 use reqwest::Method;
+use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
 /// Events of each stream.
@@ -43,6 +44,26 @@ async fn read_events(door: Door) -> Result<()> {
     Ok(())
 }
 
+/// Opens streams of events and waits until the app has heard of all.
+async fn open_streams(rig: &Rig, doors: &[Door], count: usize) -> Result<JoinSet<Result<()>>> {
+    let mut streams = JoinSet::new();
+    for number in 0..count {
+        streams.spawn(read_events(doors[number % doors.len()].clone()));
+    }
+    let path = format!("/events/{EVENTS}");
+    eventually(
+        "the streams are open",
+        Duration::from_secs(10),
+        async || {
+            let open = rig.app.seen(&path).len();
+            ensure!(open == count, "{open}");
+            Ok(())
+        },
+    )
+    .await?;
+    Ok(streams)
+}
+
 async fn echoes(socket: &mut socket::Socket, text: &str) -> Result<()> {
     socket.send(Message::text(text)).await?;
     let answer = socket::next(socket).await?;
@@ -61,21 +82,7 @@ async fn again_and_again_under_load() -> Result<()> {
         doors.iter().map(Door::target).collect::<Vec<Target>>(),
         rate,
     )?;
-    let mut streams = tokio::task::JoinSet::new();
-    for number in 0..stream_count {
-        streams.spawn(read_events(doors[number % doors.len()].clone()));
-    }
-    let path = format!("/events/{EVENTS}");
-    eventually(
-        "the streams are open",
-        Duration::from_secs(10),
-        async || {
-            let open = rig.app.seen(&path).len();
-            ensure!(open == stream_count, "{open}");
-            Ok(())
-        },
-    )
-    .await?;
+    let mut streams = open_streams(&rig, &doors, stream_count).await?;
 
     let mut sockets = Vec::new();
     let mut old: Vec<Program> = Vec::new();

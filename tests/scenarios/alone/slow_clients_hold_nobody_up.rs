@@ -14,8 +14,6 @@ use tokio::task::JoinSet;
 
 /// Between a slow client's bytes.
 const PAUSE: Duration = Duration::from_secs(1);
-/// What the slow may add to the slowest percent: as much again, or a time nobody notices.
-const UNNOTICED: Duration = Duration::from_millis(20);
 
 /// Sends a beginning, and then byte after byte.
 async fn trickle(address: SocketAddr, beginning: String, number: usize) -> Result<()> {
@@ -63,7 +61,9 @@ async fn heads_and_bodies_that_trickle_in() -> Result<()> {
     crate::report_figure(format_args!(
         "beside {slow} slow heads and {slow} slow bodies, p99 {after:.2?}; alone {before:.2?}"
     ));
-    ensure!(after < (before * 2).max(before + UNNOTICED), "{after:?}");
+    // As much again, or a time that says more about the machine than about the worker.
+    let noise = sized(Duration::from_secs(1), Duration::from_millis(5));
+    ensure!(after < (before * 2).max(before + noise), "{after:?}");
     // They were carried, not cut.
     let ended = clients.try_join_next();
     ensure!(ended.is_none(), "a slow client was cut: {ended:?}");

@@ -14,6 +14,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
+use crate::eventually::eventually;
+
 /// Longest until a connection is answered and ended.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -250,11 +252,18 @@ pub async fn hold(case: &Case, address: SocketAddr, app: &ScriptedApp) -> Result
         }
         _ => {}
     }
-    let seen = app.seen();
     for text in case.app {
         let text = text.to_ascii_lowercase();
-        ensure!(seen.contains(&text), "the app got {seen:?}, not {text:?}");
+        // An app that has answered already may be told the rest a moment later.
+        let what = format!("the app gets {text:?}");
+        eventually(&what, Duration::from_secs(2), async || {
+            let seen = app.seen();
+            ensure!(seen.contains(&text), "it got {seen:?}");
+            Ok(())
+        })
+        .await?;
     }
+    let seen = app.seen();
     let told = told.to_ascii_lowercase();
     for text in case.nowhere {
         let text = text.to_ascii_lowercase();

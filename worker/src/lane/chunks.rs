@@ -13,6 +13,8 @@ enum At {
     Size,
     /// Within the digits of a size.
     Digits(u64),
+    /// Behind a size, in white space before extensions.
+    Blank(u64),
     /// Behind a size, in extensions.
     Extension(u64),
     /// The line feed that ends a size line.
@@ -108,8 +110,10 @@ impl Chunks {
         }
         let next = match (self.at, byte) {
             (At::Size, _) => At::Digits(digit(byte).ok_or(BadChunk)?),
-            (At::Digits(size) | At::Extension(size), b'\r') => At::SizeEnd(size),
-            (At::Digits(size), b';' | b' ' | b'\t') => At::Extension(size),
+            (At::Digits(size) | At::Blank(size) | At::Extension(size), b'\r') => At::SizeEnd(size),
+            (At::Digits(size) | At::Blank(size), b';') => At::Extension(size),
+            // Only white space, or another size would be taken for an extension.
+            (At::Digits(size) | At::Blank(size), b' ' | b'\t') => At::Blank(size),
             (At::Digits(size), _) => {
                 let digit = digit(byte).ok_or(BadChunk)?;
                 // Sixteen digits would overflow; nobody sends fifteen.

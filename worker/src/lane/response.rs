@@ -107,14 +107,11 @@ fn framing(headers: &Headers<'_>, status: u16, to_head: bool) -> Result<Framing,
     if to_head || matches!(status, 100..=199 | 204 | 304) {
         return Ok(Framing::Length(0));
     }
-    let last = coding
-        .rsplit(|byte| *byte == b',')
-        .next()
-        .unwrap_or_default();
     match length {
         Some(length) => Ok(Framing::Length(length)),
         None if codings == 0 => Ok(Framing::UntilClose),
-        None if last.trim_ascii().eq_ignore_ascii_case(b"chunked") => {
+        // Nobody has said that they read another coding (RFC 9112 §7.4).
+        None if coding.trim_ascii().eq_ignore_ascii_case(b"chunked") => {
             Ok(Framing::Chunked(Chunks::new()))
         }
         None => Err(BadResponse),

@@ -199,7 +199,7 @@ fn answers_end_as_the_standard_says() {
             Some((chunked, true)),
         ),
         (
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, Chunked",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked",
             Some((chunked, true)),
         ),
         ("HTTP/1.1 200 OK", Some((Framing::UntilClose, false))),
@@ -233,6 +233,7 @@ fn answers_end_as_the_standard_says() {
         ),
         ("HTTP/1.1 200 OK\r\nContent-Length: seven", None),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip", None),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked", None),
         (
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
             None,

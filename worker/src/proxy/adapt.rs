@@ -73,7 +73,8 @@ pub(super) fn wants_close(session: &Session) -> bool {
 
 /// Makes a path of a target that is a whole address, as origins are asked (RFC 9112 §3.2.1).
 pub(super) fn take_origin_form(request: &mut RequestHeader) {
-    if request.uri.authority().is_none() {
+    // Pingora keeps the bytes of such a target beside its path.
+    if request.raw_path().starts_with(b"/") || request.raw_path() == b"*" {
         return;
     }
     let target = request.uri.path_and_query().cloned();
@@ -92,6 +93,15 @@ pub(super) fn speak_to(session: &mut Session, answer: &mut ResponseHeader) {
     if old && answer.remove_header("transfer-encoding").is_some() {
         session.set_keepalive(None);
     }
+}
+
+/// Whether an answer's body is framed as everybody understands it: nobody has said that they read
+/// another coding than chunks (RFC 9112 §7.4).
+pub(super) fn is_framed(answer: &ResponseHeader) -> bool {
+    let codings = answer.headers.get_all("transfer-encoding");
+    let mut codings = codings.iter().map(HeaderValue::as_bytes);
+    let chunked = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
+    codings.next().is_none_or(chunked) && codings.next().is_none()
 }
 
 /// Whether the client says that it reads trailers (RFC 9110 §10.1.4).

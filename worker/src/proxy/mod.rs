@@ -283,8 +283,8 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         let replayable = !session.as_ref().retry_buffer_truncated();
         let status = answer.status;
-        if status == http::StatusCode::SWITCHING_PROTOCOLS {
-            // Upgrades leave Pingora's hands before they come here: nobody has asked for one.
+        // Upgrades leave Pingora's hands before they come here: nobody has asked for one.
+        if status == http::StatusCode::SWITCHING_PROTOCOLS || !adapt::is_framed(answer) {
             return faults::refuse(ctx, Refusal::UpstreamBroke);
         }
         if !status.is_informational() && self.conduct.answered(ctx, status.as_u16(), replayable) {
