@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::gauge::Gauge;
+use crate::knock::{Door, Knock, Knocking, TAKEN_WITHIN};
 use crate::tunnel::{Scheme, Target, Tunnel};
 
 /// Patience with a local service.
@@ -24,7 +25,7 @@ const BUFFER: usize = 16 << 10;
 
 /// Connects streams to the services that are lent, and to nothing else.
 pub struct Carrier {
-    tunnels: Vec<Tunnel>,
+    tunnels: Vec<(Tunnel, Door)>,
     tls: TlsConnector,
     gauge: Arc<Gauge>,
     drain: Drain,
@@ -38,8 +39,9 @@ impl Carrier {
         gauge: Arc<Gauge>,
         drain: Drain,
     ) -> Arc<Self> {
+        let tunnels = tunnels.into_iter();
         Arc::new(Self {
-            tunnels,
+            tunnels: tunnels.map(|one| (one, Door::default())).collect(),
             tls: TlsConnector::from(tls),
             gauge,
             drain,
@@ -57,13 +59,17 @@ impl Carrier {
         let found = self
             .tunnels
             .iter()
-            .find(|one| one.id.as_str() == call.tunnel());
-        let Some(tunnel) = found else {
+            .find(|(one, _)| one.id.as_str() == call.tunnel());
+        let Some((tunnel, door)) = found else {
             return call.unknown();
         };
         let target = &tunnel.target;
-        match timeout(CONNECT, self.dial(target)).await {
-            Ok(Ok(service)) => self.splice(call, service).await,
+        let dialling = async {
+            let knock = door.knock().await;
+            Ok::<_, io::Error>((self.dial(target).await?, knock))
+        };
+        match timeout(CONNECT, dialling).await {
+            Ok(Ok((service, knock))) => self.splice(call, service, knock).await,
             Ok(Err(cause)) => {
                 self.gauge.unreachable.fetch_add(1, Ordering::Relaxed);
                 log::warn!(
@@ -97,14 +103,23 @@ impl Carrier {
         Ok(Box::new(self.tls.connect(name, stream).await?))
     }
 
-    async fn splice(&self, call: Call, mut service: Box<dyn Service>) {
+    async fn splice(&self, call: Call, service: Box<dyn Service>, knock: Knock) {
         let Ok(mut stream) = call.accept() else {
             return;
         };
+        let mut service = Knocking::new(service, knock.clone());
         let gauge = &self.gauge;
         gauge.streams.fetch_add(1, Ordering::Relaxed);
         gauge.open_streams.fetch_add(1, Ordering::Relaxed);
-        let copied = copy_bidirectional_with_sizes(&mut stream, &mut service, BUFFER, BUFFER).await;
+        let copying = copy_bidirectional_with_sizes(&mut stream, &mut service, BUFFER, BUFFER);
+        tokio::pin!(copying);
+        let copied = match timeout(TAKEN_WITHIN, &mut copying).await {
+            Ok(copied) => copied,
+            Err(_) => {
+                knock.heard();
+                copying.await
+            }
+        };
         gauge.open_streams.fetch_sub(1, Ordering::Relaxed);
         // Either end may break off; the other one learns it by the drop of both.
         if let Ok((to_service, from_service)) = copied {
