@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use deadpool_postgres::Transaction;
 use futures_util::future::join_all;
@@ -132,7 +133,7 @@ async fn serve(pool: &Pool, batch: Vec<Asked>) {
         .map(|asked| (asked.new, asked.answer))
         .unzip();
     let outcomes = if news.len() > 1 {
-        change!(pool, TOGETHER, |tx| together(&tx, &news))
+        once(pool, &news).await
     } else {
         Ok(Vec::new())
     };
@@ -149,6 +150,21 @@ async fn serve(pool: &Pool, batch: Vec<Asked>) {
         // Who does not wait any more does not hear.
         let _ = answer.send(outcome);
     }
+}
+
+/// Opens circuits in one transaction, which is not tried again: whatever is in its way is one's.
+async fn once(pool: &Pool, news: &[NewCircuit]) -> Result<Vec<Result<Opened>>> {
+    let started = Instant::now();
+    let outcome = async {
+        let mut client = pool.client(TOGETHER).await?;
+        let tx = pool::begin(&mut client, TOGETHER, pool::Access::Write).await?;
+        let opened = together(&tx, news).await?;
+        tx.commit().await.doing(TOGETHER)?;
+        Ok(opened)
+    };
+    let outcome = outcome.await;
+    pool.observe(TOGETHER, started.elapsed(), outcome.is_ok());
+    outcome
 }
 
 /// Opens circuits on one worker; answers in their order.
