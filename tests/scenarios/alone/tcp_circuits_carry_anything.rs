@@ -69,16 +69,18 @@ async fn either_side_may_speak_first_and_end_its_half() -> Result<()> {
 #[tokio::test]
 async fn a_side_that_breaks_off_takes_the_other_with_it() -> Result<()> {
     let rig = rig().await?;
+    // A reset may overtake what was sent: the app has to have it first.
+    let (heard, has_heard) = tokio::sync::oneshot::channel();
     let app = OneShotApp::start(|mut connection| async move {
         connection.read_exactly(2).await?;
-        let begin = Instant::now();
-        connection.closed().await?;
-        Ok(begin.elapsed())
+        let _ = heard.send(());
+        connection.closed().await
     })
     .await?;
     let (_, address) = open(&rig, app.address).await?;
     let mut client = connect(address).await?;
     client.write("hi").await?;
+    has_heard.await?;
     let began = Instant::now();
     client.reset()?;
     app.outcome().await?;
