@@ -224,7 +224,8 @@ async fn fresh_ones(
     let causes: Vec<Cause> = news
         .iter()
         .zip(&slots)
-        .filter_map(|(new, slot)| slot.is_ok().then(|| new.cause()))
+        .filter(|(_, slot)| slot.is_ok())
+        .map(|(new, _)| new.cause())
         .collect();
     let last = write(tx, &mut worker, &born, &causes).await?;
     // Each answer is as of its own moment, as if they had gone one after the other.
