@@ -242,7 +242,10 @@ impl Carry for TcpCarrier {
                 let mut spliced = {
                     let data = || meter.total();
                     let data = self.data_is_use.then_some(&data as _);
-                    mark_while(&self.activity, circuit, picked.session, data, carrying).await
+                    let marking =
+                        mark_while(&self.activity, circuit, picked.session, data, carrying);
+                    // Large, and one connection's only.
+                    Box::pin(marking).await
                 };
                 if hold.stop().is_cancelled() && !circuit.closed.is_cancelled() {
                     spliced.end = SpliceEnd::Revoked;

@@ -34,7 +34,7 @@ pub enum Link {
     /// A plain socket.
     Socket(TcpStream),
     /// Lent by an agent.
-    Lent(L4Stream),
+    Lent(Box<L4Stream>),
 }
 
 impl Link {
@@ -42,7 +42,7 @@ impl Link {
     pub fn into_l4(self) -> L4Stream {
         match self {
             Self::Socket(stream) => stream.into(),
-            Self::Lent(stream) => stream,
+            Self::Lent(stream) => *stream,
         }
     }
 
@@ -70,7 +70,7 @@ pub async fn dial(
 ) -> Result<Link, Refusal> {
     if let Some(id) = upstream.tunnel() {
         return match tunnels.open(id, patience).await {
-            Ok(stream) => Ok(Link::Lent(lend(stream))),
+            Ok(stream) => Ok(Link::Lent(Box::new(lend(stream)))),
             Err(failure) => Err(refusal(&failure)),
         };
     }
