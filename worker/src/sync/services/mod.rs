@@ -46,7 +46,7 @@ pub struct Services {
 #[derive(Debug)]
 pub(super) enum Input {
     /// A service has changed.
-    Change(Published),
+    Change(Box<Published>),
     /// The coordinator named its generation.
     Told(u64),
     /// Messages may have been lost.
@@ -207,7 +207,7 @@ impl Keeper {
                     Some(_) => "is as it was put",
                     None => "is gone",
                 };
-                let changed = self.ledger.weigh(change);
+                let changed = self.ledger.weigh(*change);
                 if changed {
                     log::info!("service {name} ({origin}) {what}");
                 }
