@@ -47,68 +47,7 @@ pub enum OpenFailure {
     NoConnections,
 }
 
-/// A connection that may carry several requests, one after the other.
-#[derive(Debug)]
-pub struct Kept {
-    /// The connection.
-    pub stream: TunnelStream,
-    /// It has carried a request before, and the service may have ended it meanwhile.
-    pub reused: bool,
-    /// Whose it is to keep; nobody's where it is not a stream of an agent that is connected here.
-    home: Option<Arc<Session>>,
-}
-
-impl Kept {
-    /// The request is over, in order: another one may be sent.
-    pub fn rest(self, id: &TunnelId) {
-        if let (TunnelStream::Mux(stream), Some(session)) = (self.stream, self.home) {
-            session.rested.put(id, stream);
-        }
-    }
-}
-
 impl Registry {
-    /// As [`Registry::open`], for one request after the other; by a connection that has carried
-    /// some before where there is one, unless it is to be `fresh`.
-    ///
-    /// # Errors
-    /// As [`Registry::open`].
-    pub async fn open_kept(
-        &self,
-        id: &TunnelId,
-        patience: Duration,
-        fresh: bool,
-    ) -> Result<Kept, OpenFailure> {
-        let lent = self.tunnel(id).ok_or(OpenFailure::Unknown)?;
-        let next = lent.in_turn().find(|session| session.is_reachable());
-        if !fresh
-            && let Some(session) = &next
-            && let Some(stream) = session.rested.take(id)
-        {
-            return Ok(Kept {
-                stream: TunnelStream::Mux(stream),
-                reused: true,
-                home: next,
-            });
-        }
-        if let Some(session) = next
-            && let Ok(stream) = self.open_by(&session, id, lent.kind(), patience).await
-        {
-            return Ok(Kept {
-                stream,
-                reused: false,
-                home: Some(session),
-            });
-        }
-        // The others in their turn, and other gateways.
-        let stream = self.open(id, patience).await?;
-        Ok(Kept {
-            stream,
-            reused: false,
-            home: None,
-        })
-    }
-
     /// Connects to the service behind a tunnel: by its agents that are connected here, and where
     /// none of them can, by other gateways that know of some. `patience` is for each of them.
     ///

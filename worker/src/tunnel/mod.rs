@@ -3,9 +3,10 @@
 //!
 //! `registry` knows the sessions of agents and the tunnels they hold, `tokens` who may hold what,
 //! `calls` answers the agents' control calls, `queue` and `bridge` are the long poll, `attach`
-//! the multiplexed connection, `line` a connection to a lent service, `rested` those kept for the next request, `visitor` who may use one,
-//! `elsewhere` what is held at other gateways and `relay` the way there, `facts` what operators see. `upstream` dials tunnels through `line`; `proxy` and `conduct` hand
-//! the calls in. This room refuses to know engines and circuits.
+//! the multiplexed connection, `line` a connection to a lent service, `visitor` who may use one,
+//! `elsewhere` what is held at other gateways and `relay` the way there, `facts` what operators see.
+//! `upstream` dials tunnels through `line`; `proxy` and `conduct` hand the calls in. This room
+//! refuses to know engines and circuits.
 
 mod attach;
 mod bridge;
@@ -16,7 +17,6 @@ mod line;
 mod queue;
 mod registry;
 mod relay;
-mod rested;
 mod session;
 mod settings;
 mod tokens;
@@ -27,7 +27,7 @@ mod tests;
 
 pub use calls::{Call, Calls, Reply};
 pub use facts::{Account, Recent};
-pub use line::{Kept, OpenFailure, TunnelStream};
+pub use line::{OpenFailure, TunnelStream};
 pub use registry::{Lent, Registry};
 pub use session::Session;
 pub use settings::{SECTION, Section, Settings, TcpPort};

@@ -301,7 +301,6 @@ impl Registry {
         loop {
             ticks.tick().await;
             for session in self.sessions() {
-                session.rested.sweep();
                 let connected = session.opener().is_some() || session.queue.pulls() > 0;
                 if !connected && session.silence() > self.settings.session_ttl {
                     log::warn!("agent {} has been silent for too long", session.agent);

@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::queue::Queue;
-use super::rested::Rested;
 use super::settings::Settings;
 use super::tokens::{Token, Tokens};
 
@@ -36,8 +35,6 @@ pub struct Session {
     /// Cancelled when it is over.
     pub over: CancellationToken,
     pub(super) queue: Queue,
-    /// Streams that wait for another request.
-    pub(super) rested: Rested,
     lines: Mutex<Option<Line>>,
     generation: AtomicU64,
     heard: Mutex<Instant>,
@@ -74,7 +71,6 @@ impl Session {
             since: SystemTime::now(),
             over: CancellationToken::new(),
             queue: Queue::new(settings.queue, settings.response_timeout),
-            rested: Rested::default(),
             lines: Mutex::new(None),
             generation: AtomicU64::new(0),
             heard: Mutex::new(Instant::now()),
@@ -190,7 +186,6 @@ impl Session {
     /// No new requests from now on.
     pub(super) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
-        self.rested.close();
     }
 
     /// Whether it takes no new requests.
@@ -202,6 +197,5 @@ impl Session {
     pub(super) fn end(&self) {
         self.over.cancel();
         self.queue.close();
-        self.rested.close();
     }
 }
