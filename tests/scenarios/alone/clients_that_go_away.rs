@@ -37,7 +37,7 @@ async fn come_and_go(address: SocketAddr, number: usize) -> Result<()> {
         client.read_head().await?;
     }
     // Every other one breaks off, the others just close.
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         client.reset()?;
     }
     Ok(())
