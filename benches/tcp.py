@@ -1,7 +1,7 @@
 """Measures TCP carried side by side: Patchbay's TCP circuit, HAProxy in TCP mode, nginx's stream.
 Interleaved rounds, medians, throughput and CPU seconds of each proxy's processes per gigabyte.
 
-Called by scripts/bench-tcp. Each proxy runs one thread on CPU 0, the origin and the load
+Called by scripts/bench --tcp. Each proxy runs one thread on CPU 0, the origin and the load
 share CPU 1, as in rig.py.
 """
 
