@@ -243,15 +243,11 @@ fn answers_end_as_the_standard_says() {
         assert_eq!(framing(head), expected, "{head}");
     }
     let head = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n";
-    let to_head = response::look(head, true, &mut Vec::new())
-        .unwrap()
-        .unwrap();
+    let look = |head, to_head| response::look(head, to_head, &mut Vec::new());
+    let to_head = look(head, true).unwrap().unwrap();
     assert_eq!(to_head.framing, Framing::Length(0));
     for end in 0..head.len() {
-        assert_eq!(
-            response::look(&head[..end], false, &mut Vec::new()),
-            Ok(None)
-        );
+        assert_eq!(look(&head[..end], false), Ok(None));
     }
 }
 
