@@ -34,7 +34,7 @@ pub struct Case {
     pub request: Vec<u8>,
     /// It comes byte by byte.
     pub trickles: bool,
-    /// What the app answers to the first request; [`OK`] to all others.
+    /// What the app answers to the first request; `OK` to all others.
     pub answer: Vec<u8>,
     /// The app closes after that.
     pub closes: bool,
@@ -219,13 +219,15 @@ pub async fn hold(case: &Case, address: SocketAddr, app: &ScriptedApp) -> Result
     client.set_nodelay(true)?;
     let mut bytes = Vec::new();
     let exchange = async {
-        if case.trickles {
-            for byte in &case.request {
-                client.write_all(&[*byte]).await?;
-                tokio::task::yield_now().await;
+        let pieces = case
+            .request
+            .chunks(if case.trickles { 1 } else { usize::MAX });
+        for piece in pieces {
+            // Whoever has answered may end the connection before it has heard everything.
+            if client.write_all(piece).await.is_err() {
+                break;
             }
-        } else {
-            client.write_all(&case.request).await?;
+            tokio::task::yield_now().await;
         }
         // A connection that is broken off is at an end, too.
         let _ = client.read_to_end(&mut bytes).await;
