@@ -2,7 +2,9 @@
 //! ones have been answered, and each latency counts from the moment its request was due, so that a
 //! proxy that stalls is not spared the requests it held up.
 //!
-//!     bench-pace ADDRESS:PORT PATH --connections N --rate N --seconds N [--header 'NAME: VALUE']...
+//! ```text
+//! bench-pace ADDRESS:PORT PATH --connections N --rate N --seconds N [--header 'NAME: VALUE']...
+//! ```
 //!
 //! Connections are kept. One thread each: the system's timers are finer than a runtime's.
 
