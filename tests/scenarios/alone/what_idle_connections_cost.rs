@@ -89,6 +89,8 @@ async fn a_websocket() -> Result<()> {
 #[tokio::test]
 async fn a_kept_connection() -> Result<()> {
     let count = sized(1_000, 10_000);
-    let bound = sized(32 << 10, 16 << 10);
+    // Among the tests no more than a leak is looked for: that many come so fast that all of them
+    // work at once, and the allocator may keep what they gave back.
+    let bound = sized(96 << 10, 16 << 10);
     cost("idle kept connection", count, PAGE, "200", bound).await
 }
